@@ -1,0 +1,162 @@
+# Builds perilune. Settings first; then what is built from what; then the jobs.
+# One Makefile for everything: no file is built without its headers known.
+#
+#   make study     install what is missing, build, run the study
+#   make test      install what is missing, build, run all tests
+#   make V=1       show the commands
+
+# ---- settings ---------------------------------------------------------------
+CC       = gcc
+OPT      = -O3
+CFLAGS   = $(OPT) -g
+PREFIX   = /usr/local
+DESTDIR  =
+BUILD    = build
+SANITIZE =
+LUA_PKG  = lua5.4
+PKGS     = $(LUA_PKG) openblas libcjson libpcre2-8 libedit
+# folders of the core in the order of their knowledge; a subset builds a part
+DIRS     = base kernels tensor autograd text format lm
+
+# No -ffast-math: NaN must stay NaN and results must not depend on the compiler's
+# mood. No -march=native: kernels carry their own variants (PL_CLONES).
+FLAGS = -std=c11 -fno-math-errno -fno-trapping-math -fopenmp \
+        -Wall -Wextra -Wshadow -Wstrict-prototypes -Isrc -I$(BUILD)
+LINK  = -fopenmp -Wl,-E -Wl,--as-needed
+
+ifneq ($(SANITIZE),)
+  OPT   = -O1
+  FLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+           -fno-omit-frame-pointer -DPL_SANITIZE
+  LINK  += -fsanitize=address,undefined
+endif
+
+# asked once, and only when something is compiled: a fresh machine has no pkg-config yet
+PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
+PKG_LIBS   = $(eval PKG_LIBS := $(shell pkg-config --libs $(PKGS)))$(PKG_LIBS)
+
+# ---- what is built from what ------------------------------------------------
+# A binary elsewhere than the top folder is told where lua/ is.
+ifeq ($(BUILD),build)
+  BIN = perilune
+  HOST_FLAGS =
+else
+  BIN = $(BUILD)/perilune
+  HOST_FLAGS = -DPL_LUA_DIR='"$(CURDIR)/lua"'
+endif
+
+# Kernels are compiled twice, for float and for double, except those named *_once.c.
+ONCE_SRC   = $(foreach d,$(filter-out kernels,$(DIRS)),$(wildcard src/$(d)/*.c)) \
+             $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
+TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
+               $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
+CORE_OBJ   = $(ONCE_SRC:src/%.c=$(BUILD)/%.o) \
+             $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o)
+SHELL_SRC  = $(wildcard src/bind/*.c src/host/*.c)
+SHELL_OBJ  = $(SHELL_SRC:src/%.c=$(BUILD)/%.o)
+LIB        = $(BUILD)/libperilune.a
+TEST_SRC   = $(wildcard tests/c/test_*.c)
+TEST_BIN   = $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
+HASH       = $(BUILD)/source_hash.h
+
+Q = $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
+.PHONY: all lib tests study test asan bench docs install clean help FORCE
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+all: $(BIN)
+
+lib: $(LIB)
+
+tests: $(TEST_BIN)
+
+COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
+
+$(BUILD)/host/%.o: FLAGS += $(HOST_FLAGS)
+
+$(BUILD)/%.o: src/%.c Makefile | $(HASH)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(BUILD)/%.f32.o: src/%.c Makefile | $(HASH)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -DPL_REAL=float -DPL_SUFFIX=f32 -c $< -o $@
+
+$(BUILD)/%.f64.o: src/%.c Makefile | $(HASH)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -DPL_REAL=double -DPL_SUFFIX=f64 -c $< -o $@
+
+$(LIB): $(CORE_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BIN): $(SHELL_OBJ) $(LIB)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) $(LINK) $(LDFLAGS) -o $@ $(SHELL_OBJ) \
+	  -Wl,--whole-archive $(LIB) -Wl,--no-whole-archive $(PKG_LIBS) -lm -lpthread
+
+$(BUILD)/tests/%: tests/c/%.c $(LIB)
+	$(call say,TEST,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -Itests/c $< -o $@ $(LINK) $(LDFLAGS) $(LIB) $(PKG_LIBS) -lm -lpthread
+
+# The code version of the C half: one SHA-256 over all sources, rewritten only when it changes.
+$(HASH): FORCE
+	@mkdir -p $(@D)
+	@{ printf '#define PL_SOURCE_HASH "'; \
+	   find src -name '*.[ch]' | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-64 | \
+	   tr -d '\n'; printf '"\n'; } > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+-include $(CORE_OBJ:.o=.d) $(SHELL_OBJ:.o=.d) $(TEST_BIN:=.d)
+
+# ---- jobs -------------------------------------------------------------------
+JOBS = $(shell nproc 2>/dev/null || echo 2)
+
+study:
+	@scripts/install-deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@./perilune run rlaif
+
+test:
+	@scripts/install-deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all tests
+	@PL_BIN="$(abspath $(BIN))" PL_TESTS="$(BUILD)/tests" tests/run
+
+asan:
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan SANITIZE=1 all tests
+	@PL_TEST_QUICK=1 PL_BIN="$(CURDIR)/build/asan/perilune" PL_TESTS=build/asan/tests \
+	  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:detect_stack_use_after_return=0 \
+	  LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leaks.supp:print_suppressions=0 \
+	  UBSAN_OPTIONS=print_stacktrace=1 tests/run c lua
+
+bench: all
+	@$(BIN) scripts/bench.lua
+
+docs: all
+	@$(BIN) scripts/docs.lua
+
+install: all
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/perilune"
+	install -m 755 $(BIN) "$(DESTDIR)$(PREFIX)/bin/perilune"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/perilune/lua"
+	cp -R lua "$(DESTDIR)$(PREFIX)/share/perilune/lua"
+
+clean:
+	rm -rf build perilune
+
+help:
+	@echo 'make            build ./perilune'
+	@echo 'make study      install what is missing, build, run the study (./perilune run rlaif)'
+	@echo 'make test       install what is missing, build, run all tests'
+	@echo 'make asan       C and Lua tests under AddressSanitizer and UBSan'
+	@echo 'make bench      speed against what this machine can do'
+	@echo 'make docs       regenerate lua/meta and the tables of the README'
+	@echo 'make install    to PREFIX=$(PREFIX), below DESTDIR if set'
+	@echo 'make clean      remove what was built (runs/ stays)'
+	@echo 'settings: CC CFLAGS OPT PREFIX DESTDIR BUILD LUA_PKG V=1'

@@ -1,0 +1,123 @@
+/* Parallel loops over OpenMP. Which thread runs a block is left to chance;
+ * what a block computes must not depend on it. */
+#define _GNU_SOURCE
+#include "base/par.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define THREADS_MAX 256
+
+/* One number for the process, like OpenMP's own; 0 = not asked yet. It never
+ * changes a result, only how fast it comes. */
+static atomic_int threads;
+
+/* True when cpu is the first of the hardware threads that share its core and
+ * that we may use: two on one core would only fight for its vector units. */
+static bool first_of_core(int cpu, const cpu_set_t *set) {
+  char path[96];
+  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+  FILE *f = fopen(path, "r");
+  if (!f) {
+    return true;
+  }
+  bool first = true;
+  int a;
+  while (first && fscanf(f, "%d", &a) == 1) {
+    int b = a;
+    int sep = fgetc(f);
+    if (sep == '-') {
+      if (fscanf(f, "%d", &b) != 1) {
+        break;
+      }
+      sep = fgetc(f);
+    }
+    for (int i = a; i <= b && i < cpu && i < CPU_SETSIZE; i++) {
+      if (CPU_ISSET(i, set)) {
+        first = false;
+      }
+    }
+    if (sep != ',') {
+      break;
+    }
+  }
+  fclose(f);
+  return first;
+}
+
+/* CPUs' worth of time that a container may use (cgroup v2), or a large number. */
+static int quota(void) {
+  FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
+  long long max;
+  long long period;
+  int n = THREADS_MAX;
+  if (!f) {
+    return n;
+  }
+  if (fscanf(f, "%lld %lld", &max, &period) == 2 && max > 0 && period > 0) {
+    n = (int)((max + period - 1) / period);
+  }
+  fclose(f);
+  return n;
+}
+
+static int default_threads(void) {
+  const char *env = getenv("PL_THREADS");
+  if (env && *env) {
+    char *end;
+    long n = strtol(env, &end, 10);
+    if (*end == 0 && n >= 1) {
+      return n > THREADS_MAX ? THREADS_MAX : (int)n;
+    }
+  }
+  cpu_set_t set;
+  int n = 0;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+      if (CPU_ISSET(i, &set) && first_of_core(i, &set)) {
+        n++;
+      }
+    }
+  }
+  int most = quota();
+  n = n < most ? n : most;
+  n = n < THREADS_MAX ? n : THREADS_MAX;
+  return n < 1 ? 1 : n;
+}
+
+int pl_threads(void) {
+  int n = atomic_load(&threads);
+  if (n == 0) {
+    n = default_threads();
+    atomic_store(&threads, n);
+  }
+  return n;
+}
+
+void pl_set_threads(int n) {
+  n = n < 1 ? 1 : n;
+  atomic_store(&threads, n > THREADS_MAX ? THREADS_MAX : n);
+}
+
+int pl_thread_id(void) {
+  return omp_get_thread_num();
+}
+
+void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg) {
+  int n = pl_threads();
+  if (nblocks <= 1 || n == 1 || omp_in_parallel()) {
+    for (int64_t i = 0; i < nblocks; i++) {
+      fn(arg, i);
+    }
+    return;
+  }
+  /* Always the full team: libgomp ends and restarts threads when its size changes. */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n)
+  for (int64_t i = 0; i < nblocks; i++) {
+    fn(arg, i);
+  }
+}
