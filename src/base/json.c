@@ -14,7 +14,7 @@
 
 #define DEPTH_MAX 512
 #define FILE_MAX ((size_t)1 << 31) /* bytes of a JSON file */
-#define NUMBER_MAX 60              /* cJSON reads 63 characters of a number and chokes on the rest */
+#define NUMBER_MAX 60 /* cJSON reads 63 characters of a number and chokes on the rest */
 
 typedef struct key {
   uint64_t hash;
