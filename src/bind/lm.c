@@ -1,0 +1,550 @@
+/* core.lm: the decoder, scoring of packed rows and the generator for Lua.
+ *
+ * Rows come tokenised (lua/perilune/rows.lua): { ids = {...}, start = k }, k the
+ * 1-based position of the first token that counts. This file turns them into
+ * packed tensors and hands those to lm/; it must not know text or file names. */
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/rng.h"
+#include "bind/bind.h"
+#include "lm/decoder.h"
+#include "lm/generate.h"
+
+#define DECODER_NAME "perilune.Decoder"
+#define GENERATOR_NAME "perilune.Generator"
+
+/* ---- configuration ---- */
+
+static int64_t field_int(lua_State *L, int idx, const char *name) {
+  lua_getfield(L, idx, name);
+  int ok = 0;
+  const lua_Integer v = lua_tointegerx(L, -1, &ok);
+  if (!ok) {
+    luaL_error(L, "decoder: %s is missing or not an integer", name);
+  }
+  lua_pop(L, 1);
+  return v;
+}
+
+static double field_num(lua_State *L, int idx, const char *name) {
+  lua_getfield(L, idx, name);
+  int ok = 0;
+  const double v = lua_tonumberx(L, -1, &ok);
+  if (!ok) {
+    luaL_error(L, "decoder: %s is missing or not a number", name);
+  }
+  lua_pop(L, 1);
+  return v;
+}
+
+static pl_lm_config check_config(lua_State *L, int idx) {
+  luaL_checktype(L, idx, LUA_TTABLE);
+  pl_lm_config f = {.n_layers = field_int(L, idx, "n_layers"),
+                    .hidden = field_int(L, idx, "hidden"),
+                    .heads = field_int(L, idx, "heads"),
+                    .kv_heads = field_int(L, idx, "kv_heads"),
+                    .head_dim = field_int(L, idx, "head_dim"),
+                    .ffn = field_int(L, idx, "ffn"),
+                    .vocab = field_int(L, idx, "vocab"),
+                    .context = field_int(L, idx, "context"),
+                    .eps = field_num(L, idx, "eps"),
+                    .theta = field_num(L, idx, "theta")};
+  lua_getfield(L, idx, "tied");
+  f.tied = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  pl_lua_check(L, pl_lm_config_check(pl_lua_ctx(L), &f));
+  return f;
+}
+
+/* lm.weights(config) -> list of { name, shape } in the decoder's order */
+static int lm_weights(lua_State *L) {
+  const pl_lm_config f = check_config(L, 1);
+  const int64_t n = pl_decoder_n_weights(&f);
+  lua_createtable(L, (int)n, 0);
+  for (int64_t i = 0; i < n; i++) {
+    char name[48];
+    int nd;
+    int64_t shape[2];
+    pl_decoder_weight_info(&f, i, name, &nd, shape);
+    lua_createtable(L, 0, 2);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "name");
+    lua_createtable(L, nd, 0);
+    for (int k = 0; k < nd; k++) {
+      lua_pushinteger(L, shape[k]);
+      lua_rawseti(L, -2, k + 1);
+    }
+    lua_setfield(L, -2, "shape");
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+/* ---- decoder ---- */
+
+static pl_decoder *check_decoder(lua_State *L, int idx) {
+  pl_decoder **box = luaL_checkudata(L, idx, DECODER_NAME);
+  luaL_argcheck(L, *box != NULL, idx, "this decoder was closed");
+  return *box;
+}
+
+/* The tensors of the list at idx, as a userdata array on the stack's top. */
+static pl_tensor **check_tensors(lua_State *L, int idx, int64_t *n) {
+  luaL_checktype(L, idx, LUA_TTABLE);
+  *n = (int64_t)lua_rawlen(L, idx);
+  pl_tensor **list = lua_newuserdatauv(L, sizeof *list * (size_t)(*n + 1), 0);
+  for (int64_t i = 0; i < *n; i++) {
+    lua_rawgeti(L, idx, i + 1);
+    list[i] = pl_test_tensor(L, -1);
+    if (list[i] == NULL) {
+      luaL_error(L, "entry %d of the list is a %s; wanted a tensor", (int)i + 1,
+                 luaL_typename(L, -1));
+    }
+    lua_pop(L, 1);
+  }
+  return list;
+}
+
+/* lm.decoder(config, list of tensors) -> Decoder */
+static int lm_decoder(lua_State *L) {
+  const pl_lm_config f = check_config(L, 1);
+  int64_t n;
+  pl_tensor **w = check_tensors(L, 2, &n);
+  pl_decoder **box = lua_newuserdatauv(L, sizeof *box, 0);
+  *box = NULL;
+  luaL_setmetatable(L, DECODER_NAME);
+  pl_lua_check(L, pl_decoder_new(pl_lua_ctx(L), &f, w, n, box));
+  return 1;
+}
+
+static int decoder_close(lua_State *L) {
+  pl_decoder **box = luaL_checkudata(L, 1, DECODER_NAME);
+  pl_decoder *d = *box;
+  *box = NULL;
+  pl_decoder_free(pl_lua_ctx(L), d);
+  return 0;
+}
+
+static int decoder_tostring(lua_State *L) {
+  pl_decoder **box = luaL_checkudata(L, 1, DECODER_NAME);
+  if (*box == NULL) {
+    lua_pushliteral(L, "decoder (closed)");
+  } else {
+    lua_pushfstring(L, "decoder: %d layers, hidden %d, vocabulary %d",
+                    (int)(*box)->cfg.n_layers, (int)(*box)->cfg.hidden, (int)(*box)->cfg.vocab);
+  }
+  return 1;
+}
+
+/* ---- packing rows ---- */
+
+/* The list ids at idx, checked: length out. Raises naming the row. */
+static int64_t check_ids(lua_State *L, int idx, int64_t row) {
+  if (lua_type(L, idx) != LUA_TTABLE) {
+    luaL_error(L, "row %d: ids is a %s; wanted a list of token ids", (int)row,
+               luaL_typename(L, idx));
+  }
+  const int64_t n = (int64_t)lua_rawlen(L, idx);
+  for (int64_t i = 1; i <= n; i++) {
+    int ok = 0;
+    lua_rawgeti(L, idx, i);
+    const lua_Integer v = lua_tointegerx(L, -1, &ok);
+    if (!ok || lua_type(L, -1) != LUA_TNUMBER || v < 0 || v > INT32_MAX) {
+      luaL_error(L, "row %d: token %d is %s; wanted an integer id of 0 or more", (int)row, (int)i,
+                 luaL_tolstring(L, -1, NULL));
+    }
+    lua_pop(L, 1);
+  }
+  return n;
+}
+
+/* Pushes row i's ids; gives their number and `start`. */
+static int64_t push_row(lua_State *L, int rows, int64_t i, int64_t *start) {
+  lua_rawgeti(L, rows, i);
+  if (lua_type(L, -1) != LUA_TTABLE) {
+    luaL_error(L, "row %d is a %s; wanted { ids = {...}, start = k }", (int)i,
+               luaL_typename(L, -1));
+  }
+  lua_getfield(L, -1, "start");
+  *start = luaL_optinteger(L, -1, 2);
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "ids");
+  lua_remove(L, -2);
+  return (int64_t)lua_rawlen(L, -1);
+}
+
+typedef struct sizes {
+  int64_t rows, tokens, targets, width;
+} sizes;
+
+static sizes measure(lua_State *L, const pl_decoder *d, int rows, bool all) {
+  sizes z = {.rows = (int64_t)lua_rawlen(L, rows)};
+  if (z.rows == 0) {
+    luaL_error(L, "score: there are no rows");
+  }
+  for (int64_t i = 1; i <= z.rows; i++) {
+    int64_t start;
+    (void)push_row(L, rows, i, &start);
+    const int64_t n = check_ids(L, -1, i);
+    lua_pop(L, 1);
+    if (start < 2 || start > n) {
+      luaL_error(L, "row %d: nothing to score: %d tokens, the first that counts is number %d "
+                 "(the first token of a row has nothing before it)", (int)i, (int)n, (int)start);
+    }
+    if (n > d->cfg.context) {
+      luaL_error(L, "row %d has %d tokens; the context is %d (give max_length, or shorten it)",
+                 (int)i, (int)n, (int)d->cfg.context);
+    }
+    z.tokens += n - 1;
+    z.targets += all ? n - 1 : n - start + 1;
+    z.width = n - 1 > z.width ? n - 1 : z.width;
+  }
+  if (z.tokens > INT32_MAX / 2 || z.rows * z.width > INT32_MAX / 2) {
+    luaL_error(L, "score: %d rows are too many tokens for one call; pass them in parts",
+               (int)z.rows);
+  }
+  return z;
+}
+
+static pl_tensor *push_i32(lua_State *L, int64_t n) {
+  pl_tensor *t = NULL;
+  pl_lua_check(L, pl_tensor_new(pl_lua_ctx(L), PL_I32, 1, &n, &t));
+  pl_push_tensor(L, t);
+  return t;
+}
+
+/* d:score(rows, all, budget) -> flat [M], row_of i32 [M], place i32 [M], width, mask f32 [rows, width]
+ * all: every token but a row's first counts, else those from `start` on. place: where
+ * an entry goes in a [rows, width] table. mask: 1 where a token from `start` on is predicted. */
+static int decoder_score(lua_State *L) {
+  const pl_decoder *d = check_decoder(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  const bool all = lua_toboolean(L, 3);
+  const int64_t budget = luaL_optinteger(L, 4, 8192);
+  lua_settop(L, 4);
+  pl_ctx *c = pl_lua_ctx(L);
+  const sizes z = measure(L, d, 2, all);
+  const pl_lm_batch b = {.ids = push_i32(L, z.tokens),
+                         .pos = push_i32(L, z.tokens),
+                         .seq = push_i32(L, z.rows + 1),
+                         .rows = push_i32(L, z.targets),
+                         .targets = push_i32(L, z.targets)};
+  pl_tensor *row_of = push_i32(L, z.targets);
+  const int at_row_of = lua_gettop(L);
+  pl_tensor *place = push_i32(L, z.targets);
+  const int64_t shape[2] = {z.rows, z.width};
+  pl_tensor *mask = NULL;
+  pl_lua_check(L, pl_tensor_zeros(c, PL_F32, 2, shape, &mask));
+  pl_push_tensor(L, mask);
+  int64_t n = 0;
+  int64_t m = 0;
+  pl_i32(b.seq)[0] = 0;
+  for (int64_t i = 0; i < z.rows; i++) {
+    int64_t start;
+    const int64_t len = push_row(L, 2, i + 1, &start);
+    const int64_t first = all ? 2 : start;
+    for (int64_t t = 1; t <= len; t++) { /* t: 1-based position of this token */
+      lua_rawgeti(L, -1, t);
+      const int32_t id = (int32_t)lua_tointeger(L, -1);
+      lua_pop(L, 1);
+      if (t < len) {
+        pl_i32(b.ids)[n + t - 1] = id;
+        pl_i32(b.pos)[n + t - 1] = (int32_t)(t - 1);
+      }
+      if (t >= first) {
+        pl_i32(b.rows)[m] = (int32_t)(n + t - 2);
+        pl_i32(b.targets)[m] = id;
+        pl_i32(row_of)[m] = (int32_t)i;
+        pl_i32(place)[m] = (int32_t)(i * z.width + t - 2);
+        m++;
+      }
+      if (t >= start) {
+        pl_f32(mask)[i * z.width + t - 2] = 1;
+      }
+    }
+    lua_pop(L, 1);
+    n += len - 1;
+    pl_i32(b.seq)[i + 1] = (int32_t)n;
+  }
+  pl_tensor *flat = NULL;
+  pl_lua_check(L, pl_decoder_score(c, d, &b, budget, &flat));
+  pl_push_tensor(L, flat);
+  lua_pushvalue(L, at_row_of);
+  lua_pushvalue(L, at_row_of + 1);
+  lua_pushinteger(L, z.width);
+  lua_pushvalue(L, at_row_of + 2);
+  return 5;
+}
+
+/* lm.group_sum(x [M], group i32 [M], n) -> [n] */
+static int lm_group_sum(lua_State *L) {
+  pl_tensor *x = pl_check_tensor(L, 1);
+  pl_tensor *group = pl_check_tensor(L, 2);
+  const int64_t n = luaL_checkinteger(L, 3);
+  pl_tensor *out = NULL;
+  pl_lua_check(L, pl_group_sum(pl_lua_ctx(L), x, group, n, &out));
+  pl_push_tensor(L, out);
+  return 1;
+}
+
+/* lm.place(x [M], at i32 [M], rows, cols) -> [rows, cols] */
+static int lm_place(lua_State *L) {
+  pl_tensor *x = pl_check_tensor(L, 1);
+  pl_tensor *at = pl_check_tensor(L, 2);
+  const int64_t rows = luaL_checkinteger(L, 3);
+  const int64_t cols = luaL_checkinteger(L, 4);
+  pl_tensor *out = NULL;
+  pl_lua_check(L, pl_place(pl_lua_ctx(L), x, at, rows, cols, &out));
+  pl_push_tensor(L, out);
+  return 1;
+}
+
+/* ---- weights ---- */
+
+/* lm.init_normal(t, seed, stream, std): fills an f32 tensor with N(0, std^2), element i
+ * from counter i of (seed, stream) */
+static int lm_init_normal(lua_State *L) {
+  pl_tensor *t = pl_check_tensor(L, 1);
+  const uint64_t seed = (uint64_t)luaL_checkinteger(L, 2);
+  const uint64_t stream = (uint64_t)luaL_checkinteger(L, 3);
+  const double std = luaL_checknumber(L, 4);
+  luaL_argcheck(L, t->dtype == PL_F32 && pl_contiguous(t), 1, "wanted a contiguous f32 tensor");
+  const int64_t n = pl_numel(t);
+  float *x = pl_f32(t);
+  for (int64_t i = 0; i < n; i++) {
+    x[i] = (float)(std * pl_normal(seed, stream, (uint64_t)i));
+  }
+  t->storage->version++;
+  return 0;
+}
+
+/* lm.to_float(t) -> t itself if f32, else an f32 copy */
+static int lm_to_float(lua_State *L) {
+  pl_tensor *t = pl_check_tensor(L, 1);
+  if (t->dtype == PL_F32) {
+    lua_settop(L, 1);
+    return 1;
+  }
+  pl_tensor *out = NULL;
+  pl_lua_check(L, pl_tensor_cast(pl_lua_ctx(L), t, PL_F32, &out));
+  pl_push_tensor(L, out);
+  return 1;
+}
+
+/* lm.copies(list) -> list of new leaves with the same values */
+static int lm_copies(lua_State *L) {
+  int64_t n;
+  pl_tensor **list = check_tensors(L, 1, &n);
+  lua_createtable(L, (int)n, 0);
+  for (int64_t i = 0; i < n; i++) {
+    pl_tensor *out = NULL;
+    pl_lua_check(L, pl_tensor_cast(pl_lua_ctx(L), list[i], list[i]->dtype, &out));
+    pl_push_tensor(L, out);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+/* lm.equal(a, b) -> do two contiguous tensors hold the same bytes? */
+static int lm_equal(lua_State *L) {
+  const pl_tensor *a = pl_check_tensor(L, 1);
+  const pl_tensor *b = pl_check_tensor(L, 2);
+  const bool same = a->dtype == b->dtype && pl_same_shape(a, b) && pl_contiguous(a) &&
+                    pl_contiguous(b);
+  lua_pushboolean(L, same && memcmp(pl_data(a), pl_data(b),
+                                    (size_t)pl_numel(a) * pl_dtypes[a->dtype].size) == 0);
+  return 1;
+}
+
+/* lm.hash(text, list) -> sha256 hex of the text, then of each tensor's dtype, shape and bytes */
+static int lm_hash(lua_State *L) {
+  size_t len;
+  const char *text = luaL_checklstring(L, 1, &len);
+  int64_t n;
+  pl_tensor **list = check_tensors(L, 2, &n);
+  pl_sha256 s;
+  pl_sha256_init(&s);
+  pl_sha256_add(&s, text, len);
+  for (int64_t i = 0; i < n; i++) {
+    const pl_tensor *t = list[i];
+    luaL_argcheck(L, pl_contiguous(t), 2, "wanted contiguous tensors");
+    const int64_t head[2] = {t->dtype, t->ndim};
+    pl_sha256_add(&s, head, sizeof head);
+    pl_sha256_add(&s, t->shape, sizeof *t->shape * (size_t)t->ndim);
+    pl_sha256_add(&s, pl_data(t), (size_t)pl_numel(t) * pl_dtypes[t->dtype].size);
+  }
+  char hex[65];
+  pl_sha256_hex(&s, hex);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
+/* lm.version(list) -> a number that grows whenever one of the tensors is changed in place */
+static int lm_version(lua_State *L) {
+  int64_t n;
+  pl_tensor **list = check_tensors(L, 1, &n);
+  lua_Integer sum = 0;
+  for (int64_t i = 0; i < n; i++) {
+    sum += list[i]->storage->version;
+  }
+  lua_pushinteger(L, sum);
+  return 1;
+}
+
+/* ---- generator ---- */
+
+static pl_generator *check_generator(lua_State *L) {
+  pl_generator **box = luaL_checkudata(L, 1, GENERATOR_NAME);
+  luaL_argcheck(L, *box != NULL, 1, "this generator was closed");
+  return *box;
+}
+
+/* The ids at idx as a userdata array on the stack's top. */
+static int32_t *check_id_array(lua_State *L, int idx, int64_t row, int64_t *n) {
+  *n = check_ids(L, idx, row);
+  int32_t *p = lua_newuserdatauv(L, sizeof *p * (size_t)(*n + 1), 0);
+  for (int64_t i = 0; i < *n; i++) {
+    lua_rawgeti(L, idx, i + 1);
+    p[i] = (int32_t)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
+  return p;
+}
+
+/* lm.generator(decoder, rows, stop_ids) -> Generator */
+static int lm_generator(lua_State *L) {
+  const pl_decoder *d = check_decoder(L, 1);
+  const int64_t rows = luaL_checkinteger(L, 2);
+  int64_t n;
+  const int32_t *stop = check_id_array(L, 3, 0, &n);
+  pl_generator **box = lua_newuserdatauv(L, sizeof *box, 1);
+  *box = NULL;
+  luaL_setmetatable(L, GENERATOR_NAME);
+  lua_pushvalue(L, 1); /* keeps the decoder alive */
+  lua_setiuservalue(L, -2, 1);
+  pl_lua_check(L, pl_generator_new(pl_lua_ctx(L), d, rows, stop, n, box));
+  return 1;
+}
+
+static int generator_close(lua_State *L) {
+  pl_generator **box = luaL_checkudata(L, 1, GENERATOR_NAME);
+  pl_generator *g = *box;
+  *box = NULL;
+  pl_generator_free(pl_lua_ctx(L), g);
+  return 0;
+}
+
+/* g:add(ids, index, { n, max_tokens, temperature, top_k, top_p, min_p, seed }) */
+static int generator_add(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  const int64_t index = luaL_checkinteger(L, 3);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  pl_gen_request r = {.index = index,
+                      .n = field_int(L, 4, "n"),
+                      .max_tokens = field_int(L, 4, "max_tokens"),
+                      .seed = (uint64_t)field_int(L, 4, "seed"),
+                      .sampling = {.temperature = field_num(L, 4, "temperature"),
+                                   .top_k = field_int(L, 4, "top_k"),
+                                   .top_p = field_num(L, 4, "top_p"),
+                                   .min_p = field_num(L, 4, "min_p")}};
+  r.prompt = check_id_array(L, 2, index, &r.n_prompt);
+  pl_lua_check(L, pl_generator_add(pl_lua_ctx(L), g, &r));
+  return 0;
+}
+
+/* g:step(k = 1) -> active, tokens: at most k steps, fewer when nothing is left */
+static int generator_step(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  const lua_Integer k = luaL_optinteger(L, 2, 1);
+  int64_t active = 1;
+  int64_t tokens = 0;
+  for (lua_Integer i = 0; i < k && active > 0; i++) {
+    int64_t n = 0;
+    pl_lua_check(L, pl_generator_step(pl_lua_ctx(L), g, &active, &n));
+    tokens += n;
+  }
+  lua_pushinteger(L, active);
+  lua_pushinteger(L, tokens);
+  return 2;
+}
+
+static void push_ids(lua_State *L, const pl_gen_sample *s) {
+  lua_createtable(L, (int)s->n, 0);
+  for (int64_t i = 0; i < s->n; i++) {
+    lua_pushinteger(L, s->ids[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+}
+
+/* g:take() -> index, sample (1-based), ids, logprobs, finish; or nothing */
+static int generator_take(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  pl_gen_sample s;
+  if (!pl_generator_take(pl_lua_ctx(L), g, &s)) {
+    return 0;
+  }
+  lua_pushinteger(L, s.index);
+  lua_pushinteger(L, s.sample + 1);
+  push_ids(L, &s);
+  lua_createtable(L, (int)s.n, 0);
+  for (int64_t i = 0; i < s.n; i++) {
+    lua_pushnumber(L, s.logprobs[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_pushstring(L, s.finish == PL_FINISH_STOP ? "stop" : "length");
+  return 5;
+}
+
+/* g:look(i) -> index, sample, ids of running row i (1-based); or nothing */
+static int generator_look(lua_State *L) {
+  const pl_generator *g = check_generator(L);
+  pl_gen_sample s;
+  if (!pl_generator_look(g, luaL_checkinteger(L, 2) - 1, &s)) {
+    return 0;
+  }
+  lua_pushinteger(L, s.index);
+  lua_pushinteger(L, s.sample + 1);
+  push_ids(L, &s);
+  return 3;
+}
+
+/* g:stop(i): running row i (1-based) ends here */
+static int generator_stop(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  pl_generator_stop(pl_lua_ctx(L), g, luaL_checkinteger(L, 2) - 1);
+  return 0;
+}
+
+static void new_class(lua_State *L, const char *name, const luaL_Reg *meta,
+                      const luaL_Reg *methods) {
+  luaL_newmetatable(L, name);
+  luaL_setfuncs(L, meta, 0);
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}
+
+int pl_open_lm(lua_State *L) {
+  const luaL_Reg decoder_meta[] = {{"__gc", decoder_close}, {"__close", decoder_close},
+                                   {"__tostring", decoder_tostring}, {NULL, NULL}};
+  const luaL_Reg decoder_methods[] = {{"score", decoder_score}, {"close", decoder_close},
+                                      {NULL, NULL}};
+  const luaL_Reg generator_meta[] = {{"__gc", generator_close}, {"__close", generator_close},
+                                     {NULL, NULL}};
+  const luaL_Reg generator_methods[] = {
+      {"add", generator_add},   {"step", generator_step}, {"take", generator_take},
+      {"look", generator_look}, {"stop", generator_stop}, {"close", generator_close},
+      {NULL, NULL}};
+  const luaL_Reg functions[] = {
+      {"weights", lm_weights},     {"decoder", lm_decoder},   {"generator", lm_generator},
+      {"group_sum", lm_group_sum}, {"place", lm_place},       {"init_normal", lm_init_normal},
+      {"to_float", lm_to_float},   {"copies", lm_copies},     {"equal", lm_equal},
+      {"hash", lm_hash},           {"version", lm_version},   {NULL, NULL}};
+  new_class(L, DECODER_NAME, decoder_meta, decoder_methods);
+  new_class(L, GENERATOR_NAME, generator_meta, generator_methods);
+  lua_newtable(L);
+  luaL_setfuncs(L, functions, 0);
+  return 1;
+}

@@ -1,0 +1,61 @@
+/* Batched generation with a key-value cache.
+ *
+ * A generator holds a fixed number of running rows. Requests (a prompt and how
+ * many samples of it) wait in a queue; as rows end, their places are filled at
+ * once. A prompt is read once, in a batch with other prompts, logits only at
+ * its last token; its cache is stored once and shared by its samples, each of
+ * which keeps blocks of its own for what it added.
+ *
+ * Every token drawn is a function of the weights, the prompt, the options and
+ * (seed, request index, sample, place): not of the rows running beside it, nor
+ * of the number of threads (rowmath.h).
+ *
+ * Order of calls: new, add (any time), step until nothing is active, take (any
+ * time after a step), free. After a step that failed only free is allowed.
+ * Must not: know text. Stop strings are the caller's: it looks at running rows
+ * between steps and calls pl_generator_stop.
+ */
+#ifndef PL_LM_GENERATE_H
+#define PL_LM_GENERATE_H
+#include "lm/decoder.h"
+#include "lm/sample.h"
+
+typedef struct pl_generator pl_generator;
+
+typedef struct pl_gen_request {
+  const int32_t *prompt; /* copied */
+  int64_t n_prompt;      /* 1 or more, shorter than the context */
+  int64_t index;         /* names the prompt in errors (1-based) and keys its random numbers */
+  int64_t n;             /* samples */
+  int64_t max_tokens;
+  pl_sampling sampling;
+  uint64_t seed;
+} pl_gen_request;
+
+typedef enum pl_finish { PL_FINISH_STOP, PL_FINISH_LENGTH } pl_finish;
+
+/* A sample: finished (take) or running (look). The arrays are the generator's. */
+typedef struct pl_gen_sample {
+  int64_t index, sample;  /* of the request; 0-based number of the sample */
+  int64_t n;              /* tokens so far, the stop token included where one came */
+  const int32_t *ids;     /* [n] */
+  const float *logprobs;  /* [n] at temperature 1, nothing cut off */
+  pl_finish finish;       /* LENGTH: max_tokens or the context was reached */
+} pl_gen_sample;
+
+/* Borrows d, which must outlive it unchanged; f32 weights. rows: 1..4096 run at a time. */
+pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const int32_t *stop_ids,
+                           int64_t n_stop, pl_generator **out);
+void pl_generator_free(pl_ctx *c, pl_generator *g); /* NULL is fine */
+pl_status pl_generator_add(pl_ctx *c, pl_generator *g, const pl_gen_request *r);
+/* One token for every running row, filling free places first. *active: samples
+ * running or waiting afterwards. *tokens (may be NULL): drawn by this call. Polls the interrupt flag. */
+pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens);
+/* The oldest finished sample; false when there is none. Valid until the next call of take or step. */
+bool pl_generator_take(pl_ctx *c, pl_generator *g, pl_gen_sample *out);
+/* Running row number i (0-based); false past the last. */
+bool pl_generator_look(const pl_generator *g, int64_t i, pl_gen_sample *out);
+/* Ends running row i as a stop; it can then be taken. Row numbers change with this call. */
+void pl_generator_stop(pl_ctx *c, pl_generator *g, int64_t i);
+
+#endif

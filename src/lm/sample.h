@@ -1,0 +1,31 @@
+/* Picking the next token from one row of logits.
+ *
+ * Order of the cuts, as in transformers: temperature, top_k, top_p on what
+ * top_k left, min_p. The kept set is always a head of the tokens sorted by
+ * (logit, then lower id); it is found by a histogram over the logits, and only
+ * the one bucket where the cut falls is sorted. */
+#ifndef PL_LM_SAMPLE_H
+#define PL_LM_SAMPLE_H
+#include <stdint.h>
+
+typedef struct pl_sampling {
+  double temperature; /* 0 = the likeliest token (lowest id among equals) */
+  int64_t top_k;      /* 0 = all */
+  double top_p;       /* 1 = all; else the smallest set of at least this mass */
+  double min_p;       /* 0 = all; else tokens of at least min_p times the likeliest's probability */
+} pl_sampling;
+
+typedef struct pl_candidate {
+  float logit;
+  int32_t id;
+} pl_candidate;
+
+/* Bytes of scratch (64-byte aligned) that one call needs for a vocabulary of V. */
+int64_t pl_sample_scratch(int64_t V);
+
+/* u uniform in [0,1). Returns the id, or -1 if the logits are not finite.
+ * *logprob: of that id at temperature 1 with nothing cut off. */
+int32_t pl_sample_token(int64_t V, const float *logits, const pl_sampling *s, double u,
+                        void *scratch, double *logprob);
+
+#endif
