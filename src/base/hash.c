@@ -125,11 +125,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const 
     memcpy(&v, p, 8);
     x = __builtin_ia32_crc32di(x, v);
   }
-  crc = (uint32_t)x;
-  for (; n > 0; n--, p++) {
-    crc = __builtin_ia32_crc32qi(crc, *p);
-  }
-  return crc;
+  return crc_plain((uint32_t)x, p, n);
 }
 #endif
 

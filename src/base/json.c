@@ -323,7 +323,7 @@ static pl_status scan_number(scan *s) {
   if (s->text[s->i] == '0') {
     s->i++;
     if (digit_at(s, s->i)) {
-      return fail_here(s, "a number must not start with 0");
+      return fail_at(s, start, "a number must not start with 0");
     }
   } else {
     skip_digits(s);

@@ -1,6 +1,7 @@
 /* Strict JSON (RFC 8259) over cJSON: whole input, valid UTF-8, no duplicate
- * keys, no trailing text, no NUL (\u0000), nesting of at most 512. The error
- * names the source, line and column. The tree is cJSON's own. */
+ * keys, no trailing text, no NUL (\u0000), nesting of at most 512, numbers that
+ * a double can hold. The error names the source, line and column. The tree is
+ * cJSON's own; look up with cJSON_GetObjectItemCaseSensitive. */
 #ifndef PL_BASE_JSON_H
 #define PL_BASE_JSON_H
 #include <cjson/cJSON.h>

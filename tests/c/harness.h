@@ -10,6 +10,9 @@
  * that leaves memory behind fails. */
 #ifndef PL_TESTS_HARNESS_H
 #define PL_TESTS_HARNESS_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
