@@ -1,0 +1,328 @@
+--- Models as Hugging Face directories: read strictly, written atomically.
+--- Families are one file each, found by config.json's model_type; it must not
+--- know what a family computes.
+local core = require "perilune.core"
+local options = require "perilune.options"
+local Model = require "perilune.model"
+local base, format, lm = core.base, core.format, core.lm
+
+local models = {}
+
+-- model_type -> module
+local FAMILIES = {
+  llama = "perilune.models.llama",
+}
+
+-- kept byte for byte from load to save
+local KEPT = { "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja" }
+
+local function fail(where, message, ...)
+  error(where .. ": " .. message:format(...), 0)
+end
+
+-- Without JSON's nulls: an absent key and a null one mean the same in these files.
+local function without_nulls(v)
+  if type(v) ~= "table" then return v end
+  local out = setmetatable({}, getmetatable(v))
+  for k, x in pairs(v) do
+    if x ~= base.null then out[k] = without_nulls(x) end
+  end
+  return out
+end
+
+local function read_json(path)
+  local t, message = base.json_read(path)
+  if t == nil then error(message, 0) end
+  if type(t) ~= "table" then fail(path, "wanted a JSON object") end
+  return without_nulls(t)
+end
+
+local function family_of(config, where)
+  local kind = config.model_type
+  local name = FAMILIES[kind]
+  if not name then
+    local known = {}
+    for k in pairs(FAMILIES) do known[#known + 1] = k end
+    table.sort(known)
+    fail(where, "%s (families: lua/perilune/models/)", options.unknown("model_type", tostring(kind), known))
+  end
+  return require(name)
+end
+
+---- weights
+
+-- name -> path of the file that holds it
+local function weight_files(dir)
+  local single = dir .. "/model.safetensors"
+  local index = single .. ".index.json"
+  if base.exists(index) then
+    local map = read_json(index).weight_map
+    if type(map) ~= "table" then fail(index, "weight_map is missing") end
+    local paths = {}
+    for name, file in pairs(map) do
+      if type(file) ~= "string" or file:find("/", 1, true) then
+        fail(index, 'weight_map["%s"] is not a file name', tostring(name))
+      end
+      paths[name] = dir .. "/" .. file
+    end
+    return paths, index
+  end
+  if base.exists(single) then return nil, single end
+  for _, file in ipairs(base.list_dir(dir)) do
+    if file:find("%.bin$") or file:find("%.pt$") or file:find("%.pth$") then
+      fail(dir, "%s is a pickle, which can run code when read, so it is refused; convert it once with Python: "
+        .. "transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)", file)
+    end
+  end
+  fail(dir, "no model.safetensors and no model.safetensors.index.json")
+end
+
+-- Every tensor that the files hold: name -> { st, info }. Opened files are closed by their collector.
+local function open_weights(dir)
+  local paths, where = weight_files(dir)
+  local files, found = {}, {}
+  local function open(path)
+    if not files[path] then
+      local st, message = format.safetensors_open(path)
+      if not st then error(message, 0) end
+      files[path] = st
+      for _, name in ipairs(st:names()) do
+        if found[name] then fail(path, 'tensor "%s" is in two files', name) end
+        found[name] = st
+      end
+    end
+  end
+  if not paths then
+    open(where)
+  else
+    local order = {}
+    for _, path in pairs(paths) do order[#order + 1] = path end
+    table.sort(order)
+    for _, path in ipairs(order) do open(path) end
+    for name, path in pairs(paths) do
+      if found[name] ~= files[path] then
+        fail(where, 'says that "%s" is in %s, but it is not', name, path)
+      end
+    end
+  end
+  return found, where
+end
+
+local function some_of(list)
+  table.sort(list)
+  local text = table.concat(list, ", ", 1, math.min(#list, 5))
+  return #list > 5 and ("%s and %d more"):format(text, #list - 5) or text
+end
+
+local function check_shape(where, name, info, want)
+  if table.concat(info.shape, ", ") ~= table.concat(want, ", ") then
+    fail(where, "%s has shape [%s]; config.json asks for [%s]", name, table.concat(info.shape, ", "),
+      table.concat(want, ", "))
+  end
+  if not info.dtype:find("^B?F%d+$") then
+    fail(where, "%s is %s; wanted F32, F16 or BF16", name, info.dtype)
+  end
+end
+
+-- A tied head may be in the file as well, but then it must be the embedding.
+local function check_tied_head(where, family, found, embed)
+  local name = family.weight_name "head"
+  local st = found[name]
+  if not st then return end
+  found[name] = nil
+  local head = lm.to_float(st:tensor(name))
+  if not lm.equal(head, embed) then
+    fail(where, "tie_word_embeddings is true, but %s is in the file and differs from the embedding; "
+      .. "set tie_word_embeddings to false in config.json, or remove the tensor", name)
+  end
+end
+
+local function load_weights(dir, family, config)
+  local found, where = open_weights(dir)
+  local params, missing = {}, {}
+  for i, w in ipairs(lm.weights(family.decoder(config))) do
+    local name = family.weight_name(w.name)
+    local st = found[name]
+    found[name] = nil
+    if st then
+      check_shape(where, name, st:info(name), w.shape)
+      params[i] = lm.to_float(st:tensor(name))
+    else
+      missing[#missing + 1] = name
+    end
+  end
+  if #missing > 0 then
+    local hint = missing[1] == family.weight_name "head" and " (config.json does not say tie_word_embeddings = true)" or ""
+    fail(where, "%d tensors are missing: %s%s", #missing, some_of(missing), hint)
+  end
+  if config.tie_word_embeddings then check_tied_head(where, family, found, params[1]) end
+  local extra = {}
+  for name in pairs(found) do
+    if not family.ignorable(name) then extra[#extra + 1] = name end
+  end
+  if #extra > 0 then
+    fail(where, "%d tensors that a %s does not have: %s", #extra, family.architecture, some_of(extra))
+  end
+  return params
+end
+
+---- tokenizer and other files
+
+local function eos_of(tokenizer_config)
+  local eos = tokenizer_config and tokenizer_config.eos_token
+  if type(eos) == "table" then eos = eos.content end
+  return type(eos) == "string" and eos or nil
+end
+
+local function load_tokenizer(dir)
+  local path = dir .. "/tokenizer.json"
+  if base.exists(path) then return core.text.load(path) end
+  if base.exists(dir .. "/tokenizer.model") then
+    fail(dir, "holds tokenizer.model but no tokenizer.json; make one with transformers: "
+      .. "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)")
+  end
+  return nil
+end
+
+---Reads a Hugging Face directory. Strict: what is missing, unexpected or of another shape is an error that names it.
+---Half-precision weights are read and computed in f32.
+---@param dir string
+---@return perilune.Model
+function models.load(dir)
+  if type(dir) ~= "string" then error("load: wanted a directory's path, got a " .. type(dir), 0) end
+  dir = #dir > 1 and dir:gsub("/+$", "") or dir
+  if not base.is_dir(dir) then
+    fail(dir, base.exists(dir) and "is a file; wanted a Hugging Face directory (config.json, model.safetensors, tokenizer.json)"
+      or "no such directory")
+  end
+  local config_path = dir .. "/config.json"
+  if not base.exists(config_path) then fail(dir, "holds no config.json: not a Hugging Face model directory") end
+  local given = read_json(config_path)
+  local family = family_of(given, config_path)
+  local config = family.complete(given, config_path)
+  local files = {}
+  for _, name in ipairs(KEPT) do
+    if base.exists(dir .. "/" .. name) then files[name] = assert(base.read_file(dir .. "/" .. name)) end
+  end
+  local generation = dir .. "/generation_config.json"
+  local m = Model.new {
+    family = family,
+    config = config,
+    params = load_weights(dir, family, config),
+    tokenizer = load_tokenizer(dir),
+    generation_config = base.exists(generation) and read_json(generation) or {},
+    files = files,
+  }
+  if files["tokenizer_config.json"] then
+    m.tokenizer_eos = eos_of(read_json(dir .. "/tokenizer_config.json"))
+  end
+  return m
+end
+
+---- new
+
+local NEW = {
+  tokenizer = { type = "any", doc = "a tokenizer, the path of a tokenizer.json, or its text" },
+  seed = { 0, doc = "weights are a function of the seed" },
+}
+
+local function tokenizer_from(v)
+  if type(v) ~= "string" then return v end
+  if v:find("^%s*{") then return core.text.from_json(v) end
+  return core.text.load(v)
+end
+
+---A model with random weights: N(0, initializer_range), norms 1.
+---@param config table # keys as in config.json; vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
+---@param opts? { tokenizer?: any, seed?: integer }
+---@return perilune.Model
+function models.new(config, opts)
+  local o = options.resolve("models.new", NEW, opts)
+  if type(config) ~= "table" then error("models.new: config is a " .. type(config) .. "; wanted a table", 0) end
+  local given = without_nulls(config)
+  given.model_type = given.model_type or "llama"
+  local family = family_of(given, "models.new")
+  local full = family.complete(given, "models.new")
+  local params = {}
+  for i, w in ipairs(lm.weights(family.decoder(full))) do
+    if #w.shape == 1 then
+      params[i] = core.tensor.ones(table.unpack(w.shape))
+    else
+      params[i] = core.tensor.zeros(table.unpack(w.shape))
+      lm.init_normal(params[i], o.seed, i, full.initializer_range)
+    end
+  end
+  return Model.new { family = family, config = full, params = params, tokenizer = tokenizer_from(o.tokenizer) }
+end
+
+---- save
+
+local function token_text(m, id)
+  return id and m.tokenizer:id_to_token(id)
+end
+
+-- The least that transformers wants beside a tokenizer.json.
+local function tokenizer_config(m)
+  local first = m.end_token(m)
+  return {
+    tokenizer_class = "PreTrainedTokenizerFast",
+    model_max_length = m.config.max_position_embeddings,
+    bos_token = token_text(m, m.tokenizer:bos_declared()),
+    eos_token = token_text(m, first),
+    clean_up_tokenization_spaces = false,
+  }
+end
+
+local function write_all(m, dir)
+  local function put(name, text) assert(base.write_file(dir .. "/" .. name, text)) end
+  local config = {}
+  for k, v in pairs(m.config) do config[k] = v end
+  config.torch_dtype, config.dtype = "float32", nil -- what is written below, whatever was read
+  put("config.json", base.json_encode(config, { indent = 2 }) .. "\n")
+  if next(m.generation_config) then
+    put("generation_config.json", base.json_encode(m.generation_config, { indent = 2 }) .. "\n")
+  end
+  if m.tokenizer then
+    put("tokenizer.json", m.tokenizer:json())
+    if not m.files["tokenizer_config.json"] then
+      put("tokenizer_config.json", base.json_encode(tokenizer_config(m), { indent = 2 }) .. "\n")
+    end
+  end
+  for name, text in pairs(m.files) do put(name, text) end
+  format.safetensors_write(dir .. "/model.safetensors", m:state_dict(), { format = "pt" })
+end
+
+local function check_target(dir)
+  if not base.exists(dir) and not base.is_dir(dir) then return false end
+  if not base.is_dir(dir) then fail(dir, "is a file; save wants a directory") end
+  if #base.list_dir(dir) > 0 and not base.exists(dir .. "/config.json") then
+    fail(dir, "exists and holds other files, but no model; save to a new directory")
+  end
+  return true
+end
+
+---Writes into a directory beside the target, then renames: a failure leaves what was there.
+---@param m perilune.Model
+---@param dir string
+---@return boolean # true
+function models.save(m, dir)
+  if type(dir) ~= "string" or dir == "" then error("save: wanted a directory's path, got a " .. type(dir), 0) end
+  dir = #dir > 1 and dir:gsub("/+$", "") or dir
+  local replaces = check_target(dir)
+  local fresh = ("%s.tmp-%d"):format(dir, base.pid())
+  local old = ("%s.old-%d"):format(dir, base.pid())
+  base.remove_tree(fresh)
+  assert(base.mkdirs(fresh))
+  local ok, message = pcall(write_all, m, fresh)
+  if ok and replaces then ok, message = base.rename(dir, old) end
+  if ok then ok, message = base.rename(fresh, dir) end
+  if not ok then
+    if replaces and not base.is_dir(dir) then base.rename(old, dir) end
+    base.remove_tree(fresh)
+    error(("save: %s: %s"):format(dir, tostring(message)), 0)
+  end
+  if replaces then base.remove_tree(old) end
+  return true
+end
+
+return models
