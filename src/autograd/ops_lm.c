@@ -493,3 +493,7 @@ const pl_op pl_op_silu_mul = {
     .backward = silu_mul_backward,
     .sample = silu_mul_sample,
     .twin = silu_mul_twin};
+
+const pl_op *const pl_ops_lm[] = {
+    &pl_op_linear,   &pl_op_embedding, &pl_op_rms_norm, &pl_op_rope, &pl_op_attention,
+    &pl_op_silu_mul, &pl_op_token_logprob, NULL};
