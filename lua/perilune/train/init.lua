@@ -1,0 +1,191 @@
+--- pl.train: fine-tuning on completions (sft), training on preferences (preference) and
+--- on plain documents (pretrain). Each takes a model, data and one table of options, and
+--- returns a new model whose `history` is the list of records, one a step. Inside a
+--- recipe's run the result is remembered (study/stage.lua).
+local core = require("perilune.core").base
+local data = require "perilune.data"
+local hash = require "perilune.study.hash"
+local loop = require "perilune.train.loop"
+local options = require "perilune.options"
+local preference = require "perilune.train.preference"
+local pretrain = require "perilune.train.pretrain"
+local sft = require "perilune.train.sft"
+local stage = require "perilune.study.stage"
+
+local train = { schedule = require "perilune.train.schedule" }
+
+local function check_model(where, model)
+  if type(model) ~= "table" then
+    error(("%s: wanted a model (pl.load \"DIR\"), got %s"):format(where, type(model)), 3)
+  end
+end
+
+-- What a checkpoint must match, one text a thing so that an error can name what changed.
+local function identity_of(name, model, rows, o)
+  local out = { trainer = name, model = model:hash(), data = data.from(rows):hash() }
+  for key, value in pairs(loop.essential(o)) do
+    out[key] = hash.of { value } or "cannot be hashed"
+  end
+  return out
+end
+
+local function normal(prompt)
+  if type(prompt) ~= "string" then
+    return core.json_encode(prompt)
+  end
+  return (prompt:lower():gsub("%s+", " "):gsub("^ ", ""):gsub(" $", ""))
+end
+
+-- Evaluation on what was trained on says nothing; refused, not counted.
+local function check_leak(where, rows, eval_rows)
+  local seen = {}
+  for i, row in ipairs(rows) do
+    if row.prompt ~= nil then
+      seen[normal(row.prompt)] = i
+    end
+  end
+  for i, row in ipairs(eval_rows) do
+    local at = row.prompt ~= nil and seen[normal(row.prompt)]
+    if at then
+      error(("%s: evaluation row %d has the prompt of training row %d"):format(where, i, at), 0)
+    end
+  end
+end
+
+-- Rows as a dataset, with the trainer's name in the error.
+local function dataset(where, what, rows)
+  local ok, result = pcall(data.from, rows)
+  if not ok then
+    error(("%s: %s: %s"):format(where, what, tostring(result):gsub("^.-data%.from: ", "")), 0)
+  end
+  return result
+end
+
+local EVAL = {
+  data = { type = "table", doc = "rows" },
+  steps = { type = "integer", min = 1, doc = "evaluate every so many steps; an epoch unless given" },
+}
+
+-- What is the same for all three: the stage around it, the copy of the model, evaluation.
+-- spec: name, make(policy, reference, rows, evaluating) -> task.
+local function run(spec, model, rows, o)
+  local where = "train." .. spec.name
+  if o.eval then
+    o.eval = options.resolve(where .. ", eval", EVAL, o.eval)
+    if not o.eval.data then
+      error(where .. ": eval wants { data = rows }", 0)
+    end
+  end
+  local function compute(ctx)
+    if not model.parameters then
+      error(("%s: wanted a model (pl.load \"DIR\"), got a table without parameters"):format(where), 0)
+    end
+    local set = dataset(where, "data", rows)
+    local policy = o.in_place and model or model:clone()
+    local scratch = o.scratch or ctx.scratch
+    local identity = (o.save_dir or scratch) and identity_of(spec.name, model, set, o)
+    local task = spec.make(policy, not o.in_place and model or nil, set:rows())
+    if o.eval then
+      local held = dataset(where, "eval.data", o.eval.data)
+      check_leak(where, set:rows(), held:rows())
+      task.eval = spec.make(policy, not o.in_place and model or nil, held:rows(), true)
+      task.eval.where = where .. ", eval"
+    end
+    policy.history = loop.run(policy, task, o, { scratch = scratch, metric = ctx.metric, identity = identity })
+    return policy
+  end
+  if o.scratch then
+    return compute { calls = 0 }
+  end
+  return stage.remember {
+    name = spec.name, kind = "model", label = o.label, cache = o.cache,
+    inputs = { model = model, data = rows, eval = o.eval and o.eval.data or nil },
+    options = loop.essential(o),
+    compute = compute,
+    on_hit = function(kept)
+      for _, record in ipairs(o.on_step and kept.history or {}) do
+        o.on_step(record, kept)
+      end
+    end,
+  }
+end
+
+local SFT = loop.spec { lr = 2e-5, epochs = 3, batch_size = 8, lr_scheduler = "linear" }
+
+---Fine-tunes on completions: rows { prompt, completion }. Only the answer's tokens and its
+---end token are trained; the loss is their mean over the whole optimizer step.
+---@param model perilune.Model left as it was, unless in_place
+---@param rows perilune.Dataset|table[]
+---@param opts table? see pl.train.options "sft"
+---@return perilune.Model
+function train.sft(model, rows, opts)
+  check_model("train.sft", model)
+  local o = options.resolve("train.sft", SFT, opts)
+  return run({
+    name = "sft",
+    make = function(policy, _, list)
+      return sft.make("train.sft", policy, list, o)
+    end,
+  }, model, rows, o)
+end
+
+local PRETRAIN = loop.spec { lr = 1e-3, epochs = 1, batch_size = 16, lr_scheduler = "cosine" }
+PRETRAIN.block_size = { 64, min = 2, doc = "tokens of a block" }
+
+---Trains on documents: rows { text }, packed into blocks with an end token after each.
+---@param model perilune.Model left as it was, unless in_place
+---@param documents perilune.Dataset|table[]
+---@param opts table? block_size, and the trainer's options
+---@return perilune.Model
+function train.pretrain(model, documents, opts)
+  check_model("train.pretrain", model)
+  local o = options.resolve("train.pretrain", PRETRAIN, opts)
+  return run({
+    name = "pretrain",
+    make = function(policy, _, list)
+      return pretrain.make("train.pretrain", policy, list, o)
+    end,
+  }, model, documents, o)
+end
+
+local PREFERENCE = loop.spec { lr = 1e-6, epochs = 3, batch_size = 8, lr_scheduler = "linear" }
+
+---Trains on preferences: rows { prompt, chosen, rejected }. `loss` is a name (pl.loss.names())
+---or a function (p, o) -> tensor of small tensors; the reference is the model as it came.
+---@param model perilune.Model left as it was, unless in_place
+---@param rows perilune.Dataset|table[]
+---@param opts table? loss, the loss's own options, and the trainer's
+---@return perilune.Model
+function train.preference(model, rows, opts)
+  check_model("train.preference", model)
+  local o, own, def = preference.options("train.preference", PREFERENCE, opts)
+  if def.own then
+    -- the loss's own options are part of what the result depends on
+    o.own = own
+  end
+  return run({
+    name = "preference",
+    make = function(policy, reference, list, evaluating)
+      return preference.make {
+        where = "train.preference", model = policy, reference = reference, rows = list, o = o, own = own,
+        def = def, label = o.label,
+        batches = function(n)
+          return evaluating and loop.in_order(n, o.batch_size) or loop.first_batches(n, o)
+        end,
+      }
+    end,
+  }, model, rows, o)
+end
+
+---The options of a trainer, one line each.
+---@param name string "sft", "pretrain" or "preference"
+---@return string[]
+function train.options(name)
+  local specs = { sft = SFT, pretrain = PRETRAIN, preference = PREFERENCE }
+  if not specs[name] then
+    error("train.options: " .. options.unknown("trainer", tostring(name), { "sft", "pretrain", "preference" }), 2)
+  end
+  return options.describe(specs[name])
+end
+
+return train
