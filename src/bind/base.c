@@ -1,6 +1,7 @@
 /* core.base: JSON, hashes, files, the clock, memory, threads and counter-based
  * random numbers for Lua. Expected failure (a file, malformed text) is nil,
  * message; misuse raises. It must not hold more than the conversion. */
+#define _GNU_SOURCE
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -9,6 +10,7 @@
 #include "base/rng.h"
 #include "bind/bind.h"
 #include "kernels/kernels.h"
+#include "source_hash.h" /* made by the Makefile: SHA-256 over the C sources */
 
 #include <errno.h>
 #include <limits.h>
@@ -18,10 +20,6 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef PL_SOURCE_HASH /* set by the Makefile: SHA-256 over the C sources */
-#define PL_SOURCE_HASH "unversioned"
-#endif
 
 #define TEXT_MAX ((size_t)4 << 30)
 #define JSON_DEPTH 200

@@ -1,5 +1,6 @@
 /* The program: reads the arguments, opens Lua and hands over to a script, the
  * session or perilune.cli. It must not know what any command does. */
+#define _GNU_SOURCE
 #include "host/host.h"
 
 #include <limits.h>
@@ -124,6 +125,10 @@ static bool is_file(const char *path) {
 
 /* perilune's Lua files lie in lua/ beside the program, or in share/ when installed. */
 static bool find_lua(char *out, size_t size) {
+#ifdef PL_LUA_DIR /* a build outside the source tree */
+  snprintf(out, size, "%s", PL_LUA_DIR);
+  return true;
+#else
   char exe[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
   if (n <= 0) {
@@ -142,14 +147,12 @@ static bool find_lua(char *out, size_t size) {
     }
   }
   return false;
+#endif
 }
 
 static void set_path(lua_State *L) {
   char dir[PATH_MAX];
-  const char *given = getenv("PL_LUA"); /* builds outside the source tree */
-  if (given != NULL) {
-    snprintf(dir, sizeof dir, "%s", given);
-  } else if (!find_lua(dir, sizeof dir)) {
+  if (!find_lua(dir, sizeof dir)) {
     luaL_error(L, "cannot find perilune's Lua files beside the program (lua/perilune/init.lua)");
   }
   lua_getglobal(L, "package");

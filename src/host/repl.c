@@ -1,5 +1,6 @@
 /* The session's line editor (libedit): prompts, history, completion, Ctrl-C at
  * the prompt. Reading and printing what was typed is Lua's half, perilune.repl. */
+#define _GNU_SOURCE
 #include "host/host.h"
 
 #include <ctype.h>

@@ -7,6 +7,7 @@
  * hence our own coroutine.resume, wrap and close, which keep `running` right.
  * Nothing is paid in normal running. A second Ctrl-C within 2 s while the first
  * has not been noticed ends the process. */
+#define _GNU_SOURCE
 #include "host/host.h"
 
 #include <signal.h>
