@@ -84,12 +84,12 @@ $(BUILD)/%.o: src/%.c Makefile | $(HASH)
 $(BUILD)/%.f32.o: src/%.c Makefile | $(HASH)
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(COMPILE) -DPL_REAL=float -DPL_SUFFIX=f32 -c $< -o $@
+	$(Q)$(COMPILE) -ffp-contract=fast -Wno-psabi -DPL_REAL=float -DPL_SUFFIX=f32 -c $< -o $@
 
 $(BUILD)/%.f64.o: src/%.c Makefile | $(HASH)
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(COMPILE) -DPL_REAL=double -DPL_SUFFIX=f64 -c $< -o $@
+	$(Q)$(COMPILE) -ffp-contract=fast -Wno-psabi -DPL_REAL=double -DPL_SUFFIX=f64 -c $< -o $@
 
 $(LIB): $(CORE_OBJ)
 	$(call say,AR,$@)
