@@ -1,0 +1,394 @@
+/* The decoder and the generator: row kernels against plain loops, the sampler
+ * against sorting everything, the cache against the full forward pass. */
+#include "harness.h"
+
+#include "base/par.h"
+#include "base/rng.h"
+#include "lm/decoder.h"
+#include "lm/generate.h"
+#include "lm/rowmath.h"
+#include "lm/sample.h"
+
+static const pl_lm_config CFG = {.n_layers = 2, .hidden = 24, .heads = 4, .kv_heads = 2,
+                                 .head_dim = 6, .ffn = 20, .vocab = 37, .context = 90,
+                                 .eps = 1e-5, .theta = 1000, .tied = false};
+
+static void fill(float *x, int64_t n, uint64_t stream, double scale) {
+  for (int64_t i = 0; i < n; i++) {
+    x[i] = (float)(scale * pl_normal(7, stream, (uint64_t)i));
+  }
+}
+
+static pl_decoder *make_decoder(pl_ctx *c, const pl_lm_config *cfg) {
+  pl_tensor *w[64];
+  const int64_t n = pl_decoder_n_weights(cfg);
+  for (int64_t i = 0; i < n; i++) {
+    char name[48];
+    int nd;
+    int64_t shape[2];
+    pl_decoder_weight_info(cfg, i, name, &nd, shape);
+    if (pl_tensor_new(c, PL_F32, nd, shape, &w[i]) != PL_OK) {
+      return NULL;
+    }
+    fill(pl_f32(w[i]), pl_numel(w[i]), (uint64_t)i, nd == 1 ? 1 : 0.4);
+  }
+  pl_decoder *d = NULL;
+  const pl_status st = pl_decoder_new(c, cfg, w, n, &d);
+  for (int64_t i = 0; i < n; i++) {
+    pl_tensor_unref(w[i]);
+  }
+  return st == PL_OK ? d : NULL;
+}
+
+/* ---- row kernels ---- */
+
+TEST(lm_row_matmul) {
+  static const int64_t sizes[][3] = {{1, 1, 1},  {2, 5, 7},   {3, 64, 8},  {7, 67, 33},
+                                     {24, 4, 9}, {25, 65, 40}, {50, 130, 172}};
+  for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+    const int64_t M = sizes[s][0];
+    const int64_t N = sizes[s][1];
+    const int64_t K = sizes[s][2];
+    float *x = pl_alloc(ctx(), (size_t)(M * K) * 4);
+    float *w = pl_alloc(ctx(), (size_t)(N * K) * 4);
+    float *y = pl_alloc(ctx(), (size_t)(M * N) * 4);
+    float *one = pl_alloc(ctx(), (size_t)N * 4);
+    fill(x, M * K, 1, 1);
+    fill(w, N * K, 2, 1);
+    fill(y, M * N, 3, 1);
+    float *was = pl_alloc(ctx(), (size_t)(M * N) * 4);
+    memcpy(was, y, (size_t)(M * N) * 4);
+    const pl_row_job job = {x, w, y, N, K, N, true};
+    pl_row_matmul(M, &job, 1);
+    double worst = 0;
+    for (int64_t m = 0; m < M; m++) {
+      for (int64_t n = 0; n < N; n++) {
+        double want = was[m * N + n];
+        for (int64_t k = 0; k < K; k++) {
+          want += (double)x[m * K + k] * w[n * K + k];
+        }
+        worst = fmax(worst, fabs(want - y[m * N + n]));
+      }
+    }
+    CHECK(worst < 1e-4);
+    /* a row alone is that row in the batch, to the bit */
+    const int64_t m = M / 2;
+    memcpy(one, was + m * N, (size_t)N * 4);
+    const pl_row_job alone = {x + m * K, w, one, N, K, N, true};
+    pl_row_matmul(1, &alone, 1);
+    CHECK(memcmp(one, y + m * N, (size_t)N * 4) == 0);
+    pl_free(ctx(), x);
+    pl_free(ctx(), w);
+    pl_free(ctx(), y);
+    pl_free(ctx(), one);
+    pl_free(ctx(), was);
+  }
+}
+
+TEST(lm_row_attention) {
+  enum { H = 4, K = 2, D = 6, T = 75, SPLIT = 40 };
+  float *k = pl_alloc(ctx(), T * K * D * 4);
+  float *v = pl_alloc(ctx(), T * K * D * 4);
+  float q[H * D];
+  float y[H * D];
+  float scratch[T + 64];
+  float *block[8];
+  fill(k, T * K * D, 1, 1);
+  fill(v, T * K * D, 2, 1);
+  fill(q, H * D, 3, 1);
+  for (int i = 0; i < 8; i++) {
+    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_floats(K, D) * 4);
+  }
+  for (int64_t t = 0; t < T; t++) { /* 0..SPLIT in blocks 0, 1; the rest from block 4 on */
+    const int64_t at = t < SPLIT ? t : t - SPLIT;
+    pl_kv_write(K, D, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
+                block[(t < SPLIT ? 0 : 4) + at / PL_KV_BLOCK]);
+  }
+  pl_row_attention(H, K, D, q, block, SPLIT, block + 4, T - SPLIT, 0, scratch, y);
+  double worst = 0;
+  for (int64_t h = 0; h < H; h++) {
+    const int64_t g = h / (H / K);
+    double p[T];
+    double z = 0;
+    for (int64_t t = 0; t < T; t++) {
+      double s = 0;
+      for (int64_t d = 0; d < D; d++) {
+        s += (double)q[h * D + d] * k[(t * K + g) * D + d];
+      }
+      p[t] = exp(s / sqrt(D));
+      z += p[t];
+    }
+    for (int64_t d = 0; d < D; d++) {
+      double want = 0;
+      for (int64_t t = 0; t < T; t++) {
+        want += p[t] / z * v[(t * K + g) * D + d];
+      }
+      worst = fmax(worst, fabs(want - y[h * D + d]));
+    }
+  }
+  CHECK(worst < 1e-5);
+  for (int i = 0; i < 8; i++) {
+    pl_free(ctx(), block[i]);
+  }
+  pl_free(ctx(), k);
+  pl_free(ctx(), v);
+}
+
+/* ---- sampling ---- */
+
+typedef struct ranked { double p; float logit; int32_t id; } ranked;
+
+static int by_rank(const void *a, const void *b) {
+  const ranked *x = a;
+  const ranked *y = b;
+  if (x->logit != y->logit) {
+    return x->logit > y->logit ? -1 : 1;
+  }
+  return x->id - y->id;
+}
+
+/* The kept probabilities by sorting everything: out[V], 0 where cut off. */
+static void slow_kept(int64_t V, const float *logits, const pl_sampling *s, double *out) {
+  ranked *r = malloc(sizeof *r * (size_t)V);
+  for (int64_t i = 0; i < V; i++) {
+    r[i] = (ranked){0, logits[i], (int32_t)i};
+    out[i] = 0;
+  }
+  qsort(r, (size_t)V, sizeof *r, by_rank);
+  for (int64_t i = 0; i < V; i++) {
+    r[i].p = exp(((double)r[i].logit - r[0].logit) / s->temperature);
+  }
+  const int64_t n = s->top_k > 0 && s->top_k < V ? s->top_k : V;
+  double total = 0;
+  for (int64_t i = 0; i < n; i++) {
+    total += r[i].p;
+  }
+  double mass = 0;
+  double kept = 0;
+  for (int64_t i = 0; i < n && (s->top_p == 1 || mass < s->top_p * total); i++) {
+    mass += r[i].p;
+    if (r[i].p >= s->min_p) {
+      out[r[i].id] = r[i].p;
+      kept += r[i].p;
+    }
+  }
+  for (int64_t i = 0; i < V; i++) {
+    out[i] /= kept;
+  }
+  free(r);
+}
+
+TEST(lm_sampler_matches_sorting) {
+  enum { V = 700, N = 20000 };
+  static const pl_sampling cases[] = {{1, 0, 1, 0},    {0.7, 0, 0.9, 0}, {1.3, 40, 1, 0},
+                                      {1, 5, 0.6, 0},  {1, 0, 1, 0.1},   {2, 100, 0.95, 0.02},
+                                      {1, 1, 1, 0},    {0.05, 0, 0.99, 0}, {1, 0, 0.001, 0}};
+  float logits[V];
+  fill(logits, V, 11, 3);
+  logits[17] = logits[3]; /* equals: the lower id is the higher rank */
+  void *scratch = pl_alloc(ctx(), (size_t)pl_sample_scratch(V));
+  for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    double want[V];
+    double got[V] = {0};
+    slow_kept(V, logits, &cases[k], want);
+    for (int i = 0; i < N; i++) { /* u on a grid: frequencies are then exact to 1/N a token */
+      double lp;
+      const int32_t id = pl_sample_token(V, logits, &cases[k], (i + 0.5) / N, scratch, &lp);
+      REQUIRE(id >= 0 && id < V);
+      got[id] += 1.0 / N;
+    }
+    double worst = 0;
+    for (int i = 0; i < V; i++) {
+      worst = fmax(worst, fabs(got[i] - want[i]));
+      CHECK(want[i] > 0 || got[i] == 0);
+    }
+    CHECK(worst < 1.5 / N + 1e-5);
+  }
+  pl_free(ctx(), scratch);
+}
+
+TEST(lm_sampler_greedy_and_logprob) {
+  enum { V = 300 };
+  float logits[V];
+  fill(logits, V, 12, 2);
+  logits[40] = 9;
+  logits[41] = 9;
+  const pl_sampling greedy = {0, 0, 1, 0};
+  void *scratch = pl_alloc(ctx(), (size_t)pl_sample_scratch(V));
+  double lp = 0;
+  CHECK(pl_sample_token(V, logits, &greedy, 0.5, scratch, &lp) == 40);
+  double z = 0;
+  for (int i = 0; i < V; i++) {
+    z += exp(logits[i] - 9.0);
+  }
+  CHECK_NEAR(lp, -log(z), 1e-6);
+  logits[200] = NAN;
+  CHECK(pl_sample_token(V, logits, &greedy, 0.5, scratch, &lp) == -1);
+  logits[200] = INFINITY;
+  CHECK(pl_sample_token(V, logits, &greedy, 0.5, scratch, &lp) == -1);
+  logits[200] = -INFINITY;
+  CHECK(pl_sample_token(V, logits, &greedy, 0.5, scratch, &lp) == 40);
+  pl_free(ctx(), scratch);
+}
+
+/* ---- generator ---- */
+
+enum { PROMPTS = 6, SAMPLES = 3, TOKENS = 40 };
+static const int64_t LENGTHS[PROMPTS] = {1, 5, 33, 2, 64, 32};
+
+static void prompt_of(int p, int32_t *out) {
+  for (int64_t i = 0; i < LENGTHS[p]; i++) {
+    out[i] = (int32_t)(pl_uniform(5, (uint64_t)p, (uint64_t)i) * 37);
+  }
+}
+
+typedef struct kept { int64_t n; int32_t ids[TOKENS]; float lp[TOKENS]; pl_finish finish; } kept;
+
+static pl_status run_all(pl_ctx *c, const pl_decoder *d, int64_t rows, const pl_sampling *s,
+                         kept out[PROMPTS][SAMPLES]) {
+  pl_generator *g = NULL;
+  const int32_t stop[] = {9};
+  PL_TRY(pl_generator_new(c, d, rows, stop, 1, &g));
+  pl_status st = PL_OK;
+  for (int p = 0; p < PROMPTS && st == PL_OK; p++) {
+    int32_t ids[64];
+    prompt_of(p, ids);
+    const pl_gen_request r = {.prompt = ids, .n_prompt = LENGTHS[p], .index = p + 1, .n = SAMPLES,
+                              .max_tokens = TOKENS, .sampling = *s, .seed = 3};
+    st = pl_generator_add(c, g, &r);
+  }
+  int64_t active = 1;
+  while (st == PL_OK && active > 0) {
+    st = pl_generator_step(c, g, &active, NULL);
+    pl_gen_sample x;
+    while (st == PL_OK && pl_generator_take(c, g, &x)) {
+      kept *k = &out[x.index - 1][x.sample];
+      k->n = x.n;
+      k->finish = x.finish;
+      memcpy(k->ids, x.ids, sizeof *k->ids * (size_t)x.n);
+      memcpy(k->lp, x.logprobs, sizeof *k->lp * (size_t)x.n);
+    }
+  }
+  pl_generator_free(c, g);
+  return st;
+}
+
+TEST(lm_generation_does_not_depend_on_neighbours) {
+  static kept a[PROMPTS][SAMPLES];
+  static kept b[PROMPTS][SAMPLES];
+  const pl_sampling s = {1, 0, 0.95, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  const int threads = pl_threads();
+  pl_set_threads(1);
+  CHECK_OK(run_all(ctx(), d, 1, &s, a));
+  for (int rows = 2; rows <= 32; rows *= 4) {
+    pl_set_threads(rows == 2 ? 3 : 2);
+    memset(b, 0, sizeof b);
+    CHECK_OK(run_all(ctx(), d, rows, &s, b));
+    for (int p = 0; p < PROMPTS; p++) {
+      for (int k = 0; k < SAMPLES; k++) {
+        const kept *x = &a[p][k];
+        const kept *y = &b[p][k];
+        CHECK(x->n > 0 && x->n == y->n && x->finish == y->finish);
+        CHECK(memcmp(x->ids, y->ids, sizeof *x->ids * (size_t)x->n) == 0);
+        CHECK(memcmp(x->lp, y->lp, sizeof *x->lp * (size_t)x->n) == 0);
+        CHECK((x->finish == PL_FINISH_STOP) == (x->ids[x->n - 1] == 9));
+        CHECK(LENGTHS[p] + x->n <= CFG.context);
+      }
+    }
+  }
+  CHECK(memcmp(a[0][0].ids, a[0][1].ids, sizeof *a[0][0].ids) != 0 ||
+        memcmp(a[1][0].ids, a[1][1].ids, sizeof *a[1][0].ids) != 0); /* samples differ */
+  pl_set_threads(threads);
+  pl_decoder_free(ctx(), d);
+}
+
+/* log p of every generated token by the full forward pass */
+TEST(lm_cache_equals_forward) {
+  static kept a[PROMPTS][SAMPLES];
+  const pl_sampling s = {1.2, 0, 1, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  CHECK_OK(run_all(ctx(), d, 4, &s, a));
+  ctx()->grad_enabled = false;
+  double worst = 0;
+  for (int p = 0; p < PROMPTS; p++) {
+    const kept *k = &a[p][1];
+    const int64_t n = LENGTHS[p] + k->n - 1;
+    const int64_t two = 2;
+    int32_t text[128];
+    prompt_of(p, text);
+    memcpy(text + LENGTHS[p], k->ids, sizeof *text * (size_t)k->n);
+    pl_lm_batch b = {NULL};
+    pl_tensor *lp = NULL;
+    CHECK(pl_tensor_new(ctx(), PL_I32, 1, &n, &b.ids) == PL_OK);
+    CHECK(pl_tensor_new(ctx(), PL_I32, 1, &n, &b.pos) == PL_OK);
+    CHECK(pl_tensor_new(ctx(), PL_I32, 1, &two, &b.seq) == PL_OK);
+    CHECK(pl_tensor_new(ctx(), PL_I32, 1, &k->n, &b.rows) == PL_OK);
+    CHECK(pl_tensor_new(ctx(), PL_I32, 1, &k->n, &b.targets) == PL_OK);
+    for (int64_t i = 0; i < n; i++) {
+      pl_i32(b.ids)[i] = text[i];
+      pl_i32(b.pos)[i] = (int32_t)i;
+    }
+    pl_i32(b.seq)[0] = 0;
+    pl_i32(b.seq)[1] = (int32_t)n;
+    for (int64_t i = 0; i < k->n; i++) {
+      pl_i32(b.rows)[i] = (int32_t)(LENGTHS[p] + i - 1);
+      pl_i32(b.targets)[i] = k->ids[i];
+    }
+    REQUIRE(pl_decoder_score(ctx(), d, &b, 8192, &lp) == PL_OK);
+    for (int64_t i = 0; i < k->n; i++) {
+      worst = fmax(worst, fabs(pl_f32(lp)[i] - k->lp[i]));
+    }
+    pl_tensor *all[] = {b.ids, b.pos, b.seq, b.rows, b.targets, lp};
+    for (size_t i = 0; i < 6; i++) {
+      pl_tensor_unref(all[i]);
+    }
+  }
+  CHECK(worst < 2e-4);
+  ctx()->grad_enabled = true;
+  pl_decoder_free(ctx(), d);
+}
+
+TEST(lm_generation_refuses_and_survives) {
+  static kept a[PROMPTS][SAMPLES];
+  const pl_sampling s = {1, 0, 1, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  pl_generator *g = NULL;
+  int32_t ids[128] = {0};
+  pl_gen_request r = {.prompt = ids, .n_prompt = 90, .index = 4, .n = 1, .max_tokens = 5,
+                      .sampling = s};
+  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
+  CHECK(strstr(ctx()->err, "prompt 4 has 90 tokens") != NULL);
+  r.n_prompt = 3;
+  ids[1] = 37;
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
+  CHECK(strstr(ctx()->err, "token id 37") != NULL);
+  ids[1] = 0;
+  r.sampling.top_p = NAN;
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
+  r.sampling = s;
+  r.n = 3;
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_OK);
+  int64_t active = 0;
+  CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_OK && active == 3);
+  pl_generator_stop(ctx(), g, 0);
+  pl_gen_sample x;
+  CHECK(pl_generator_take(ctx(), g, &x) && x.n == 1 && x.finish == PL_FINISH_STOP);
+  pl_interrupt_set();
+  CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_EINTR);
+  pl_interrupt_clear();
+  pl_generator_free(ctx(), g); /* with samples running and waiting */
+  /* every allocation fails once; the harness counts what is left behind */
+  pl_status st = PL_ENOMEM;
+  for (int64_t n = 1; st == PL_ENOMEM && n < 5000; n += n < 80 ? 1 : 37) {
+    ctx()->mem.fail_at = n;
+    st = run_all(ctx(), d, 4, &s, a);
+  }
+  ctx()->mem.fail_at = 0;
+  CHECK(st == PL_OK);
+  pl_decoder_free(ctx(), d);
+}
