@@ -93,7 +93,7 @@ typedef struct pl_op {
    *   tensors  a list of tensors: fills in[] and n_in
    *   ids      integer tensor or list of integers, 0-based data (token ids): in[k], i32
    *   pos      integer tensor or list of positions counted from 1: bind makes in[k] 0-based
-   *            (i64; negative ones count from the end and are passed on unchanged)
+   *            i32 (negative ones count from the end and are passed on unchanged)
    *   mask     bool tensor (or anything that is not 0)
    *   dim      one dim, 1-based or negative -> i (d > 0 ? d - 1 : d)
    *   dim?     the same or absent: PL_ABSENT

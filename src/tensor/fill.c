@@ -85,7 +85,7 @@ static double eye_at(const fill *f, int64_t i) {
   return i / columns == i % columns ? 1.0 : 0.0;
 }
 
-void pl_fill(pl_tensor *t, double v) {
+void pl_fill_value(pl_tensor *t, double v) {
   fill f = {.a = v, .b = 0.0, .value = range_at};
   run(&f, t);
 }

@@ -5,7 +5,7 @@
 #define PL_TENSOR_FILL_H
 #include "tensor/tensor.h"
 
-void pl_fill(pl_tensor *t, double v);
+void pl_fill_value(pl_tensor *t, double v);
 void pl_fill_range(pl_tensor *t, double from, double step);           /* from + i * step */
 void pl_fill_normal(pl_tensor *t, uint64_t seed, uint64_t stream);    /* mean 0, deviation 1 */
 void pl_fill_uniform(pl_tensor *t, uint64_t seed, uint64_t stream);   /* [0, 1) */
