@@ -1,0 +1,154 @@
+--- The judged win rate of a model (or of answers at hand) against another: sample
+--- both, compare prompt by prompt, report wins, ties, losses and invalid verdicts
+--- with a standard error. Sampling and judging are stages of their own, so that a
+--- reference is sampled once for all arms.
+local ai = require "perilune.ai"
+local common = require "perilune.feedback.common"
+local feedback = require "perilune.feedback"
+local judge = require "perilune.feedback.judge"
+local options = require "perilune.options"
+local standin = require "perilune.study.standin"
+local stats = require "perilune.eval.stats"
+
+local OPTIONS = {
+  against = { type = "any", doc = "what to compare with: a model, or a dataset of answers" },
+  prompts = { type = "any", doc = "dataset or list of prompts; not needed for answers at hand" },
+  judge = { type = "any", doc = "what pl.ai takes, or a client" },
+  n = { 1, min = 1, doc = "answers to each prompt" },
+  order = judge.ORDER,
+  max_tokens = { 128, min = 1, doc = "longest answer" },
+  temperature = { 0.7, type = "number", min = 0, doc = "0: greedy" },
+  top_p = { 0.9, type = "number", min = 0, max = 1 },
+  seed = { 0, doc = "of the samples, the order coin and an oracle's noise" },
+  cache = { type = "boolean", doc = "remember also outside a recipe" },
+}
+
+---@class perilune.WinRate
+---@field win integer
+---@field tie integer
+---@field loss integer
+---@field invalid integer
+---@field asked integer comparisons; the four above add up to it
+---@field win_rate number|nil percent: 100 (win + tie/2) / (win + tie + loss); nil if all are invalid
+---@field se number|nil standard error in points, over prompts
+---@field ci_low number|nil
+---@field ci_high number|nil
+---@field order_disagreement number|nil percent of pairs whose two orders disagreed
+---@field length number mean characters of the answers
+---@field length_against number
+---@field scores (number|false)[] per prompt: mean of 1, 0.5, 0; false if all its verdicts are invalid
+---@field rows table[] {prompt, a, b, verdict}, made when first read
+local WinRate = { __name = "perilune.WinRate" }
+
+local pairs_of = setmetatable({}, { __mode = "k" })
+
+function WinRate.__index(w, key)
+  if key ~= "rows" or not pairs_of[w] then return nil end
+  local source, rows = pairs_of[w], {}
+  for i, pair in ipairs(source.pairs()) do
+    rows[i] = {
+      prompt = pair.prompt, a = common.text(pair.a), b = common.text(pair.b),
+      verdict = judge.verdict(source.codes, i),
+    }
+  end
+  rawset(w, "rows", rows)
+  return rows
+end
+
+function WinRate.__tostring(w)
+  local function show(v) return v and ("%.1f"):format(v) or "-" end
+  return table.concat({
+    ("win rate %s %%  (95 %%: %s to %s, standard error %s)"):format(show(w.win_rate), show(w.ci_low), show(w.ci_high),
+      show(w.se)),
+    ("  win %d  tie %d  loss %d  invalid %d  of %d asked"):format(w.win, w.tie, w.loss, w.invalid, w.asked),
+    ("  mean length %s against %s characters%s"):format(show(w.length), show(w.length_against),
+      w.order_disagreement and (", orders disagree in %s %%"):format(show(w.order_disagreement)) or ""),
+  }, "\n")
+end
+
+local function is_model(what)
+  if standin.is(what) then return standin.kind(what) == "model" end
+  return type(what) == "table" and type(what.generate) == "function"
+end
+
+-- A model is sampled; rows of answers are taken as they are.
+local function answers(what, role, o)
+  if is_model(what) then
+    if o.prompts == nil then error("eval.winrate: option prompts is needed to sample a model", 0) end
+    return feedback.sample(what, o.prompts, {
+      n = o.n, max_tokens = o.max_tokens, temperature = o.temperature, top_p = o.top_p, seed = o.seed, cache = o.cache,
+    })
+  end
+  if type(what) == "table" and (standin.is(what) or type(what.rows) == "function" or #what > 0) then return what end
+  error(("eval.winrate: %s must be a model or a dataset of answers, got a %s"):format(role, type(what)), 0)
+end
+
+-- Prompt by prompt; where one side has fewer answers its own are used again.
+local function build(a, b)
+  if #a ~= #b then
+    error(("eval.winrate: %d prompts were answered on one side and %d on the other"):format(#a, #b), 0)
+  end
+  local list, groups = {}, {}
+  for i = 1, #a do
+    local mine, other = a[i], b[i]
+    if mine.prompt ~= other.prompt then
+      error(("eval.winrate: row %d: the two sides answer different prompts"):format(i), 0)
+    end
+    local left, right = common.answers(mine), common.answers(other)
+    local n = math.max(#left, #right)
+    for k = 1, n do
+      list[#list + 1] = {
+        prompt = mine.prompt, a = left[(k - 1) % #left + 1], b = right[(k - 1) % #right + 1],
+      }
+    end
+    groups[i] = n
+  end
+  return list, groups
+end
+
+local VALUE = { w = 1, t = 0.5, l = 0 }
+
+local function summary(judgement, groups)
+  local clusters, scores, at = {}, {}, 0
+  for i, n in ipairs(groups) do
+    clusters[i] = {}
+    for k = at + 1, at + n do
+      local value = VALUE[judgement.codes:sub(k, k)]
+      if value then table.insert(clusters[i], value) end
+    end
+    at = at + n
+    scores[i] = stats.mean(clusters[i]) or false
+  end
+  local c = judgement.counts
+  local w = {
+    win = c.win, tie = c.tie, loss = c.loss, invalid = c.invalid, asked = c.asked, scores = scores,
+    length = judgement.length_a, length_against = judgement.length_b,
+    order_disagreement = judgement.both > 0 and 100 * judgement.disagreements / judgement.both or nil,
+  }
+  w.win_rate, w.se = stats.rate(clusters)
+  if w.win_rate then w.ci_low, w.ci_high = stats.normal_interval(w.win_rate, w.se) end
+  return w
+end
+
+---How often a judge prefers the model's answers to the other side's.
+---@param what any a model, or a dataset of answers (feedback.sample, feedback.demonstrate)
+---@param opts table see OPTIONS; against and judge are needed
+---@return perilune.WinRate
+return function(what, opts)
+  local o = options.resolve("eval.winrate", OPTIONS, opts)
+  for _, name in ipairs { "against", "judge" } do
+    if o[name] == nil then error(("eval.winrate: option %s is needed"):format(name), 2) end
+  end
+  local client = ai.client(o.judge)
+  local a, b = answers(what, "the model", o), answers(o.against, "against", o)
+  local judgement = judge.stage {
+    name = "judge", client = client, inputs = { a, b }, order = o.order, seed = o.seed, cache = o.cache, options = {},
+    pairs = function() return (build(a, b)) end,
+    -- kept with the verdicts, so that a later run needs no answers to count them
+    groups = function() return select(2, build(a, b)) end,
+  }
+  if standin.is(judgement) then return judgement end
+  local w = summary(judgement, judgement.groups)
+  pairs_of[w] = { codes = judgement.codes, pairs = function() return (build(a, b)) end }
+  return setmetatable(w, WinRate)
+end

@@ -1,0 +1,320 @@
+--- Teachers and critics at work: demonstrate (a teacher answers prompts), sample (a
+--- model answers them), join (two sets of answers side by side), compare (a critic
+--- prefers, giving training data), rate (a critic gives numbers). All are stages: in
+--- a recipe's run what is done is not done again.
+local base = require("perilune.core").base
+local ai = require "perilune.ai"
+local common = require "perilune.feedback.common"
+local judge = require "perilune.feedback.judge"
+local options = require "perilune.options"
+local progress = require "perilune.study.progress"
+local stage = require "perilune.study.stage"
+local standin = require "perilune.study.standin"
+
+local feedback = {}
+
+local function data() return require "perilune.data" end
+
+local CACHE = { type = "boolean", doc = "remember also outside a recipe" }
+
+local DEMONSTRATE = {
+  n = { 1, min = 1, doc = "answers to each prompt" },
+  seed = { 0, doc = "of the teacher's draws" },
+  max_tokens = { 128, min = 1, doc = "longest answer, where the teacher can be told" },
+  temperature = { type = "number", min = 0, doc = "where the teacher can be told" },
+  top_p = { type = "number", min = 0, max = 1, doc = "where the teacher can be told" },
+  cache = CACHE,
+}
+
+-- A progress line for model:generate and for providers that tell how far they are.
+local function watch(label, total)
+  local bar = progress.start { label = label, total = total, unit = "answer" }
+  return bar, function(now)
+    bar:update(now.done, { ["tokens/s"] = now.tokens / math.max(1e-9, base.now() - bar.began) })
+  end
+end
+
+local function with(o, extra)
+  for k, v in pairs(extra) do o[k] = v end
+  return o
+end
+
+local function without(o, ...)
+  local out = {}
+  for k, v in pairs(o) do out[k] = v end
+  for _, k in ipairs { ... } do out[k] = nil end
+  return out
+end
+
+---A teacher's answers to prompts, as training data. Invalid and empty ones are
+---dropped and counted.
+---@param teacher any what pl.ai takes, or a client
+---@param prompts any dataset or list of {prompt} or of strings
+---@param opts? table see DEMONSTRATE
+---@return perilune.Dataset rows {prompt, completion, ids?, finish, tokenizer?}; .counts {asked, kept, invalid, empty}
+function feedback.demonstrate(teacher, prompts, opts)
+  local o = options.resolve("feedback.demonstrate", DEMONSTRATE, opts)
+  local client = ai.client(teacher)
+  local list = common.prompts("feedback.demonstrate", prompts)
+  return stage.remember {
+    name = "demonstrate", kind = "dataset", cache = o.cache, inputs = { client, list }, options = without(o, "cache"),
+    estimate = function()
+      return { calls = #list * o.n, tokens = #list * o.n * (common.prompt_tokens(list) + o.max_tokens) }
+    end,
+    standin = function()
+      local rows = {}
+      for _, prompt in ipairs(list) do
+        for _ = 1, o.n do rows[#rows + 1] = { prompt = prompt, finish = "stop" } end
+      end
+      return standin.dataset("demonstrations", rows)
+    end,
+    compute = function(ctx)
+      local requests = {}
+      for _, prompt in ipairs(list) do
+        for index = 1, o.n do requests[#requests + 1] = { task = "demonstrate", prompt = prompt, index = index } end
+      end
+      local bar, on_progress = watch("demonstrate", #requests)
+      local replies = client:demonstrate(requests, with(without(o, "cache"), { on_progress = on_progress }))
+      bar:done()
+      ctx.calls = #requests
+      local rows, counts = {}, { asked = #requests, kept = 0, invalid = 0, empty = 0 }
+      for i, reply in ipairs(replies) do
+        if type(reply) ~= "table" or type(reply.text) ~= "string" then
+          counts.invalid = counts.invalid + 1
+        elseif not reply.text:find "%S" then
+          counts.empty = counts.empty + 1
+        else
+          counts.kept = counts.kept + 1
+          rows[#rows + 1] = {
+            prompt = requests[i].prompt, completion = common.clean(reply.text), ids = reply.ids, finish = reply.finish,
+            tokenizer = reply.tokenizer,
+          }
+        end
+      end
+      local out = data().from(rows)
+      rawset(out, "counts", counts)
+      return out
+    end,
+  }
+end
+
+local SAMPLE = {
+  n = { 1, min = 1, doc = "answers to each prompt" },
+  max_tokens = { 128, min = 1, doc = "longest answer" },
+  temperature = { 1.0, type = "number", min = 0, doc = "0: greedy" },
+  top_p = { type = "number", min = 0, max = 1 },
+  top_k = { type = "integer", min = 0 },
+  min_p = { type = "number", min = 0, max = 1 },
+  stop = { type = "table", doc = "texts at which an answer ends" },
+  seed = { 0, doc = "of the draws" },
+  cache = CACHE,
+}
+
+---A model's answers to prompts.
+---@param model perilune.Model
+---@param prompts any dataset or list of {prompt} or of strings
+---@param opts? table see SAMPLE
+---@return perilune.Dataset rows {prompt, completions = {{text, ids, logprob, finish, tokenizer}, ...}}
+function feedback.sample(model, prompts, opts)
+  local o = options.resolve("feedback.sample", SAMPLE, opts)
+  local list = common.prompts("feedback.sample", prompts)
+  return stage.remember {
+    name = "sample", kind = "dataset", cache = o.cache, inputs = { model, list }, options = without(o, "cache"),
+    estimate = function()
+      return { tokens = #list * o.n * o.max_tokens, note = "sampled here" }
+    end,
+    standin = function() return common.standin("samples", list, o.n) end,
+    compute = function()
+      local bar, on_progress = watch("sample", #list * o.n)
+      local answers = model:generate(list, with(without(o, "cache"), { on_progress = on_progress }))
+      bar:done()
+      local tokenizer = model.tokenizer:hash()
+      local rows = {}
+      for i, prompt in ipairs(list) do
+        local completions = {}
+        for k = 1, o.n do
+          local answer = answers[(i - 1) * o.n + k]
+          completions[k] = {
+            text = common.clean(answer.text), ids = answer.ids, logprob = answer.logprob, finish = answer.finish,
+            tokenizer = tokenizer,
+          }
+        end
+        rows[i] = { prompt = prompt, completions = completions }
+      end
+      return data().from(rows)
+    end,
+  }
+end
+
+local function named(answer, name)
+  local out = type(answer) == "table" and without(answer) or { text = answer }
+  out.source = name
+  return out
+end
+
+local JOIN = { names = { type = "table", doc = "what the answers of each side are called" } }
+
+---Two sets of answers side by side, matched by prompt in order of appearance:
+---candidates for compare. Prompts that stand on one side only are dropped and counted.
+---@param a perilune.Dataset demonstrations or samples
+---@param b perilune.Dataset
+---@param opts? {names: string[]?}
+---@return perilune.Dataset rows {prompt, completions = {of a, of b}}; .counts {read, used, unmatched}
+function feedback.join(a, b, opts)
+  local o = options.resolve("feedback.join", JOIN, opts)
+  local names = o.names or { "first", "second" }
+  local function rows_of()
+    local waiting, rows = {}, {}
+    for _, row in ipairs(b:rows()) do
+      local queue = waiting[row.prompt] or {}
+      waiting[row.prompt] = queue
+      for _, answer in ipairs(common.answers(row)) do queue[#queue + 1] = answer end
+    end
+    local asked = 0
+    for _, row in ipairs(a:rows()) do
+      for _, answer in ipairs(common.answers(row)) do
+        asked = asked + 1
+        local other = waiting[row.prompt] and table.remove(waiting[row.prompt], 1)
+        if other then
+          rows[#rows + 1] = { prompt = row.prompt, completions = { named(answer, names[1]), named(other, names[2]) } }
+        end
+      end
+    end
+    local left = 0
+    for _, queue in pairs(waiting) do left = left + #queue end
+    return rows, { read = asked, used = #rows, unmatched = asked - #rows + left }
+  end
+  if standin.is(a) or standin.is(b) then
+    local prompts = {}
+    for i = 1, math.min(#a, #b) do prompts[i] = a[i].prompt end
+    return common.standin("candidates", prompts, 2)
+  end
+  -- The result is a function of the two: its hash is known before its rows are needed.
+  local out
+  out = data().deferred {
+    hash = base.sha256(table.concat({ "join", a:hash(), b:hash(), names[1], names[2] }, "\0")), counts = {},
+    load = function()
+      local rows, counts = rows_of()
+      for k, v in pairs(counts) do out.counts[k] = v end
+      return rows
+    end,
+  }
+  return out
+end
+
+local COMPARE = {
+  order = judge.ORDER,
+  pairs = { "neighbours", choices = { "neighbours", "all", "first" },
+    doc = "1-2, 3-4, ...; every two; or the first with each other" },
+  seed = { 0, doc = "of the order coin and of an oracle's noise" },
+  cache = CACHE,
+}
+
+local PAIRINGS = {
+  neighbours = function(n, add)
+    for i = 1, n - 1, 2 do add(i, i + 1) end
+  end,
+  all = function(n, add)
+    for i = 1, n do
+      for j = i + 1, n do add(i, j) end
+    end
+  end,
+  first = function(n, add)
+    for j = 2, n do add(1, j) end
+  end,
+}
+
+---Lets a critic compare the answers to each prompt; what it preferred is training data.
+---Ties and invalid verdicts are left out of the rows and counted; two equal texts are
+---a tie without a call.
+---@param critic any what pl.ai takes, or a client
+---@param candidates any rows {prompt, completions = {...}} with two or more answers each
+---@param opts? table see COMPARE
+---@return perilune.Dataset rows {prompt, chosen, rejected}; .counts {win, tie, loss, invalid, asked}: win = the first of a pair
+function feedback.compare(critic, candidates, opts)
+  local o = options.resolve("feedback.compare", COMPARE, opts)
+  local client = ai.client(critic)
+  local function pairs_of()
+    local list = {}
+    for i = 1, #candidates do
+      local row = candidates[i]
+      local answers = common.answers(row)
+      if #answers < 2 then error(("feedback.compare: row %d has fewer than two completions"):format(i), 0) end
+      PAIRINGS[o.pairs](#answers, function(a, b)
+        list[#list + 1] = { prompt = row.prompt, a = answers[a], b = answers[b] }
+      end)
+    end
+    return list
+  end
+  local verdicts = judge.stage {
+    name = "compare", client = client, inputs = { candidates }, pairs = pairs_of, order = o.order, seed = o.seed,
+    cache = o.cache, options = { pairs = o.pairs },
+  }
+  if standin.is(verdicts) then
+    local rows = {}
+    for i, pair in ipairs(pairs_of()) do rows[i] = { prompt = pair.prompt } end
+    return standin.dataset("preferences", rows)
+  end
+  local function preferences()
+    local rows = {}
+    for i, pair in ipairs(pairs_of()) do
+      local code = verdicts.codes:sub(i, i)
+      if code == "w" then
+        rows[#rows + 1] = { prompt = pair.prompt, chosen = pair.a, rejected = pair.b }
+      elseif code == "l" then
+        rows[#rows + 1] = { prompt = pair.prompt, chosen = pair.b, rejected = pair.a }
+      end
+    end
+    return rows
+  end
+  local source = type(candidates) == "table" and type(candidates.hash) == "function"
+  if not source then
+    local out = data().from(preferences())
+    rawset(out, "counts", verdicts.counts)
+    return out
+  end
+  return data().deferred {
+    hash = base.sha256(table.concat({ "preferences", candidates:hash(), o.pairs, verdicts.codes }, "\0")),
+    counts = verdicts.counts, load = preferences,
+  }
+end
+
+local RATE = { seed = { 0, doc = "of an oracle's noise" }, cache = CACHE }
+
+---A critic's rating of each answer.
+---@param critic any what pl.ai takes, or a client
+---@param rows any rows {prompt, completion}
+---@param opts? table see RATE
+---@return perilune.Dataset the rows with .rating (invalid ones left out); .counts {asked, rated, invalid}
+function feedback.rate(critic, rows, opts)
+  local o = options.resolve("feedback.rate", RATE, opts)
+  local client = ai.client(critic)
+  return stage.remember {
+    name = "rate", kind = "dataset", cache = o.cache, inputs = { client, rows }, options = { seed = o.seed },
+    estimate = function() return { calls = #rows } end,
+    standin = function() return standin.dataset("ratings", standin.is(rows) and rows:rows() or rows) end,
+    compute = function(ctx)
+      local requests = {}
+      for i = 1, #rows do
+        requests[i] = { task = "rate", prompt = rows[i].prompt, answer = common.answers(rows[i])[1] }
+      end
+      local ratings = client:rate(requests, { seed = o.seed })
+      ctx.calls = #requests
+      local out, counts = {}, { asked = #requests, rated = 0, invalid = 0 }
+      for i = 1, #rows do
+        if type(ratings[i]) == "number" then
+          counts.rated = counts.rated + 1
+          out[#out + 1] = without(rows[i])
+          out[#out].rating = ratings[i]
+        else
+          counts.invalid = counts.invalid + 1
+        end
+      end
+      local set = data().from(out)
+      rawset(set, "counts", counts)
+      return set
+    end,
+  }
+end
+
+return feedback
