@@ -1,7 +1,12 @@
 /* SHA-256 (FIPS 180-4) and CRC-32C (Castagnoli, RFC 3720 appendix B.4). */
 #include "base/hash.h"
 
+#include <stdbool.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 static const uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -56,6 +61,66 @@ static void compress_plain(uint32_t h[8], const unsigned char *p, size_t blocks)
   }
 }
 
+#if defined(__x86_64__)
+/* The same with the processor's SHA instructions: checkpoints and models are
+ * hashed whole, and these are five times as fast. Lane order as Intel's SHA
+ * extensions paper has it: one register holds A,B,E,F, the other C,D,G,H. */
+__attribute__((target("sha,sse4.1"))) static void compress_sha_ni(uint32_t h[8],
+                                                                  const unsigned char *p,
+                                                                  size_t blocks) {
+  const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  __m128i dcba = _mm_loadu_si128((const __m128i *)(const void *)h);
+  __m128i hgfe = _mm_loadu_si128((const __m128i *)(const void *)(h + 4));
+  __m128i cdab = _mm_shuffle_epi32(dcba, 0xb1);
+  __m128i efgh = _mm_shuffle_epi32(hgfe, 0x1b);
+  __m128i abef = _mm_alignr_epi8(cdab, efgh, 8);
+  __m128i cdgh = _mm_blend_epi16(efgh, cdab, 0xf0);
+  for (; blocks > 0; blocks--, p += 64) {
+    __m128i m[4];
+    __m128i abef0 = abef;
+    __m128i cdgh0 = cdgh;
+    for (int i = 0; i < 4; i++) {
+      m[i] = _mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i));
+      m[i] = _mm_shuffle_epi8(m[i], swap);
+    }
+    for (int r = 0; r < 16; r++) {
+      __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(K + 4 * r));
+      __m128i wk = _mm_add_epi32(m[r % 4], k);
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, wk);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(wk, 0x0e));
+      __m128i last = m[(r + 3) % 4];
+      __m128i w = _mm_sha256msg1_epu32(m[r % 4], m[(r + 1) % 4]);
+      w = _mm_add_epi32(w, _mm_alignr_epi8(last, m[(r + 2) % 4], 4));
+      m[r % 4] = _mm_sha256msg2_epu32(w, last);
+    }
+    abef = _mm_add_epi32(abef, abef0);
+    cdgh = _mm_add_epi32(cdgh, cdgh0);
+  }
+  __m128i feba = _mm_shuffle_epi32(abef, 0x1b);
+  __m128i dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+  _mm_storeu_si128((__m128i *)(void *)h, _mm_blend_epi16(feba, dchg, 0xf0));
+  _mm_storeu_si128((__m128i *)(void *)(h + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+static bool has_sha_ni(void) {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+         (b >> 29 & 1);
+}
+#endif
+
+/* Short texts take the plain way: in a virtual machine, asking what the processor can do
+ * takes longer than hashing them. */
+static void compress(uint32_t h[8], const unsigned char *p, size_t blocks) {
+#if defined(__x86_64__)
+  if (blocks >= 64 && has_sha_ni()) {
+    compress_sha_ni(h, p, blocks);
+    return;
+  }
+#endif
+  compress_plain(h, p, blocks);
+}
+
 void pl_sha256_init(pl_sha256 *s) {
   static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
@@ -77,7 +142,7 @@ void pl_sha256_add(pl_sha256 *s, const void *bytes, size_t n) {
     }
     compress_plain(s->h, s->buf, 1);
   }
-  compress_plain(s->h, p, n / 64);
+  compress(s->h, p, n / 64);
   p += n / 64 * 64;
   if (n % 64 > 0) {
     memcpy(s->buf, p, n % 64);
