@@ -136,7 +136,7 @@ static size_t count_pairs(lua_State *L, int idx, const char *what) {
   return n;
 }
 
-/* format.safetensors_write(path, {name = tensor}, metadata?) raises on failure.
+/* format.safetensors_write(path, {name = tensor}, metadata?) -> true; raises on failure.
  * metadata: strings to strings; default {format = "pt"}, as PyTorch's tools want. */
 static int safetensors_write(lua_State *L) {
   static const pl_st_pair usual = {(char *)"format", (char *)"pt"};
@@ -200,7 +200,8 @@ static int safetensors_write(lua_State *L) {
     pl_tensor_unref(tensors[k]);
   }
   pl_lua_check(L, status);
-  return 0;
+  lua_pushboolean(L, true);
+  return 1;
 }
 
 static const luaL_Reg st_methods[] = {

@@ -1,5 +1,5 @@
-/* core.text: the tokenizer userdata. Loading is an expected failure (nil,
- * message); text or ids that cannot be encoded or decoded raise. */
+/* core.text: the tokenizer userdata. Every failure raises: a model that went on
+ * without its tokenizer would be worse than a stop. */
 #include <string.h>
 
 #include "bind/bind.h"
@@ -198,23 +198,21 @@ static tok_box *new_tok(lua_State *L) {
 
 /* The file's text, tables of its size and a cache hang on the userdata. */
 static int finish(lua_State *L, const tok_box *b, pl_status st) {
-  if (st != PL_OK) {
-    return pl_lua_nil_error(L, st);
-  }
   size_t n = 0;
+  pl_lua_check(L, st);
   (void)pl_tokenizer_json(b->t, &n);
   pl_gc_hint(L, 4 * n + ((size_t)1 << 20));
   return 1;
 }
 
-/* text.load(path of a tokenizer.json or its directory) -> Tokenizer | nil, message */
+/* text.load(path of a tokenizer.json or its directory) -> Tokenizer */
 static int text_load(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   tok_box *b = new_tok(L);
   return finish(L, b, pl_tokenizer_load(pl_lua_ctx(L), path, &b->t));
 }
 
-/* text.from_json(text, name_for_errors?) -> Tokenizer | nil, message */
+/* text.from_json(text, name_for_errors?) -> Tokenizer */
 static int text_from_json(lua_State *L) {
   size_t n = 0;
   const char *s = luaL_checklstring(L, 1, &n);
