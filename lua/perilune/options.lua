@@ -5,7 +5,11 @@
 --- A spec row: lr = { 1e-5, doc = "...", min = 0, max =, choices = {...}, type = "number" }
 --- [1] is the default; without one the row needs a type. Types: number, integer,
 --- boolean, string, table, function, any, or several joined by "|".
-local options = {}
+local options = {
+  ---specs by the name of the function that resolved them, for completion
+  ---@type table<string, table>
+  seen = {},
+}
 
 -- Levenshtein distance with adjacent transpositions, case ignored.
 local function distance(a, b)
@@ -39,7 +43,7 @@ function options.nearest(name, list)
     if candidate:sub(1, #name) == name and #name >= 2 then d = math.min(d, 1) end
     if not best_d or d < best_d then best, best_d = candidate, d end
   end
-  local limit = math.max(1, math.min(3, #name // 2))
+  local limit = #name < 3 and 0 or math.min(3, (#name + 1) // 3)
   if best and best_d <= limit then return best end
   return nil
 end
@@ -135,6 +139,7 @@ local function raise(message)
 end
 
 local function resolve(where, spec, given, extra)
+  options.seen[where] = spec
   if given ~= nil and type(given) ~= "table" then
     error(("%s: options must be a table, got %s"):format(where, show(given)), 0)
   end

@@ -2,12 +2,6 @@
  * than put them together; each lives in its own file. */
 #include "bind/bind.h"
 
-int pl_open_optim(lua_State *L) __attribute__((weak));
-int pl_open_tensor(lua_State *L) __attribute__((weak));
-int pl_open_text(lua_State *L) __attribute__((weak));
-int pl_open_format(lua_State *L) __attribute__((weak));
-int pl_open_lm(lua_State *L) __attribute__((weak));
-
 int pl_open_core(lua_State *L) {
   const luaL_Reg modules[] = {
       {"base", pl_open_base}, {"tensor", pl_open_tensor}, {"optim", pl_open_optim},
@@ -15,9 +9,6 @@ int pl_open_core(lua_State *L) {
   };
   lua_newtable(L);
   for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {
-    if (modules[i].func == NULL) {
-      continue;
-    }
     lua_pushcfunction(L, modules[i].func);
     lua_call(L, 0, 1);
     lua_setfield(L, -2, modules[i].name);

@@ -41,7 +41,7 @@ static void add_doc(lua_State *L, const char *name, const char *params, const ch
   lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
 }
 
-/* rows() -> list of {name, params, ret, doc, is_function, is_method, is_op}. */
+/* op_rows() -> list of {name, params, ret, doc, is_function, is_method, is_op}. */
 static int rows(lua_State *L) {
   lua_newtable(L);
   for (const pl_op *const *const *t = pl_op_tables; *t != NULL; t++) {
@@ -78,7 +78,7 @@ int pl_open_tensor(lua_State *L) {
     lua_setfield(L, -4, operators[i].event);
   }
   lua_pushcfunction(L, rows);
-  lua_setfield(L, -2, "rows");
+  lua_setfield(L, -2, "op_rows");
   lua_pushvalue(L, -2);
   lua_pushcclosure(L, pl_tensor_index, 1);
   lua_setfield(L, -4, "__index");

@@ -133,7 +133,7 @@ static int filled(lua_State *L, const char *fn, double v) {
   int next;
   int n = pl_check_sizes(L, 1, fn, sizes, PL_MAX_DIMS, &next);
   making m = read_options(L, next, fn, PL_F32, false);
-  pl_fill(push_new(L, fn, &m, n, sizes), v);
+  pl_fill_value(push_new(L, fn, &m, n, sizes), v);
   return 1;
 }
 
@@ -176,7 +176,7 @@ static int full(lua_State *L) {
   }
   double v = lua_tonumber(L, at);
   making m = read_options(L, at + 1, "full", PL_F32, false);
-  pl_fill(push_new(L, "full", &m, n, sizes), v);
+  pl_fill_value(push_new(L, "full", &m, n, sizes), v);
   return 1;
 }
 

@@ -256,13 +256,6 @@ static int zero_grad(lua_State *L) {
   return 1;
 }
 
-static int detach(lua_State *L) {
-  pl_tensor *t = pl_check_tensor(L, 1);
-  pl_tensor **box = pl_push_box(L);
-  pl_lua_check(L, pl_tensor_alias(pl_lua_ctx(L), t, box));
-  return 1;
-}
-
 #define GUARD_NAME "perilune.GradGuard"
 
 static int guard_close(lua_State *L) {
@@ -464,6 +457,19 @@ static pl_tensor *push_multi(lua_State *L, pl_tensor *t, int keys) {
   return t;
 }
 
+static int slice(lua_State *L) {
+  pl_tensor *t = pl_check_tensor(L, 1);
+  int d = 0;
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_status st = pl_norm_dim(c, t, pl_check_count1(L, 2, "slice", "dim"), &d);
+  if (st != PL_OK) {
+    pl_lua_check(L, pl_fail_in(c, st, "slice"));
+  }
+  int64_t from = whole_key(L, 3);
+  push_range(L, t, d, from, lua_isnoneornil(L, 4) ? -1 : whole_key(L, 4));
+  return 1;
+}
+
 /* Upvalue 1: the methods. */
 int pl_tensor_index(lua_State *L) {
   pl_tensor **box = luaL_checkudata(L, 1, PL_TENSOR_NAME);
@@ -659,10 +665,13 @@ const pl_bind_row pl_tensor_method_rows[] = {
      "Without grad, x has one element.",
      M, backward},
     {"zero_grad", "x: tensor", "Tensor", "Forgets x.grad. Returns x.", M, zero_grad},
-    {"detach", "x: tensor", "Tensor", "The same values without history.", M, detach},
     {"no_grad", "f: function, ...", "any",
      "Calls f(...) without recording for backward; returns what f returns.", F, no_grad},
     {"grad_enabled", "", "boolean", "Is recording for backward on?", F, grad_enabled},
+    {"slice", "x: tensor, dim: dim, from: int, to: int = -1", "Tensor",
+     "Positions from..to of one dim, both included, counted from 1 or from -1 at the end; a view. "
+     "x[{i, {from, to}, {}}] does it dim by dim.",
+     M, slice},
     {"copy_", "x: tensor, y: tensor", "Tensor", "Writes y's values into x, broadcast and converted.",
      M, copy_},
     {"fill_", "x: tensor, value: num", "Tensor", "Sets every element.", M, fill_},

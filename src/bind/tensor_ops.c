@@ -175,7 +175,7 @@ static bool whole(lua_State *L, int idx, lua_Integer *out) {
 }
 
 int64_t pl_check_count1(lua_State *L, int idx, const char *fn, const char *what) {
-  lua_Integer v;
+  lua_Integer v = 0;
   if (!whole(L, idx, &v)) {
     pl_lua_raise(L, "%s: %s must be an integer, got %s", fn, what, luaL_typename(L, idx));
   }
@@ -187,7 +187,7 @@ int64_t pl_check_count1(lua_State *L, int idx, const char *fn, const char *what)
 
 int pl_check_sizes(lua_State *L, int idx, const char *fn, int64_t *sizes, int max, int *next) {
   int n = 0;
-  lua_Integer v;
+  lua_Integer v = 0;
   if (lua_istable(L, idx)) {
     int len = (int)luaL_len(L, idx);
     if (len > max) {
@@ -226,7 +226,7 @@ static pl_tensor *push_int_list(lua_State *L, const row *r, int i, int idx, pl_d
   pl_lua_check(L, pl_tensor_new(pl_lua_ctx(L), d, 1, &n, box));
   for (int64_t k = 0; k < n; k++) {
     lua_rawgeti(L, idx, (lua_Integer)k + 1);
-    lua_Integer v;
+    lua_Integer v = 0;
     bool ok = whole(L, -1, &v) && (d == PL_I64 || (v >= INT32_MIN && v <= INT32_MAX));
     if (!ok) {
       pl_lua_raise(L, "%s: argument %d (%s): entry %lld must be an integer, got %s", r->op->name,
@@ -302,7 +302,7 @@ static void add_list_arg(lua_State *L, const row *r, int i, int *idx, call *k) {
     bad_arg(L, r, i, *idx);
   }
   int next = *idx + 1;
-  lua_Integer one;
+  lua_Integer one = 0;
   if (several || lua_istable(L, *idx)) {
     k->n_list = pl_check_sizes(L, *idx, fn, k->list, PL_MAX_DIMS, &next);
     if (several && next == *idx && !lua_isnoneornil(L, *idx)) {
@@ -346,7 +346,7 @@ static void add_tensors(lua_State *L, const row *r, int i, int idx, call *k) {
 static void add_single(lua_State *L, const row *r, int i, int idx, call *k) {
   const param *p = &r->p[i];
   int64_t *out = &k->args.i[k->args.n_i];
-  lua_Integer v;
+  lua_Integer v = 0;
   if (p->k == K_NUM) {
     double *f = &k->args.f[k->args.n_f++];
     if (lua_isnoneornil(L, idx) && p->has_default) {
