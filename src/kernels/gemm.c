@@ -6,27 +6,70 @@
 #include "kernels/impl.h"
 
 enum {
-  KC = 256, /* depth of a packed panel: KC * 2 vectors = 16 or 32 KiB */
-  MC = 256  /* rows of A that stream past one panel: MC * KC floats stay in L2 */
+  MC = 256, /* rows of A that stream past one panel: MC * KC floats stay in L2 */
+  MC_TURNED = 132 /* the same where A is transposed and copied: 128 or 256 KiB of stack */
 };
+
+#if PL_IS_FLOAT
+typedef int32_t real_bits;
+#define PER_16 4
+#define PER_32 8
+#define PER_64 16
+#else
+typedef int64_t real_bits;
+#define PER_16 2
+#define PER_32 4
+#define PER_64 8
+#endif
+
+/* Which lanes of two registers of l lanes make the new ones when corners of
+ * size s are exchanged: lane i < l of the first, l + i of the second. */
+#define CORNER_(l, s, half) CORNER_##l##_##s##_##half
+#define CORNER(l, s, half) CORNER_(l, s, half)
+#define CORNER_2_1_LO 0, 2
+#define CORNER_2_1_HI 1, 3
+#define CORNER_4_2_LO 0, 1, 4, 5
+#define CORNER_4_2_HI 2, 3, 6, 7
+#define CORNER_4_1_LO 0, 4, 2, 6
+#define CORNER_4_1_HI 1, 5, 3, 7
+#define CORNER_8_4_LO 0, 1, 2, 3, 8, 9, 10, 11
+#define CORNER_8_4_HI 4, 5, 6, 7, 12, 13, 14, 15
+#define CORNER_8_2_LO 0, 1, 8, 9, 4, 5, 12, 13
+#define CORNER_8_2_HI 2, 3, 10, 11, 6, 7, 14, 15
+#define CORNER_8_1_LO 0, 8, 2, 10, 4, 12, 6, 14
+#define CORNER_8_1_HI 1, 9, 3, 11, 5, 13, 7, 15
+#define CORNER_16_8_LO 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define CORNER_16_8_HI 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define CORNER_16_4_LO 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define CORNER_16_4_HI 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define CORNER_16_2_LO 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define CORNER_16_2_HI 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define CORNER_16_1_LO 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define CORNER_16_1_HI 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
 
 #define ISA any
 #define TARGET
 #define VBYTES 16
+#define VL PER_16
 #define MR 4
+#define KC 320
 #include "kernels/gemm_isa.h"
 
 #ifdef __x86_64__
 #define ISA v3
 #define TARGET __attribute__((target("arch=x86-64-v3")))
 #define VBYTES 32
+#define VL PER_32
 #define MR 6
+#define KC 320
 #include "kernels/gemm_isa.h"
 
 #define ISA v4
 #define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
 #define VBYTES 64
+#define VL PER_64
 #define MR 14
+#define KC 256
 #include "kernels/gemm_isa.h"
 #endif
 
@@ -79,18 +122,23 @@ void K(gemm)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, con
     K(gemm_small)(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  /* Start from the tile that packs least and halve its longer side until there
-   * is enough to share out, but never below what is worth handing over. */
-  int64_t mb = part(M, MC, 12);
+  /* Start from the tile that packs least and halve its longer side: to four
+   * tiles wherever one is worth handing over, further only while tiles stay
+   * large, for every halving means one operand is read and copied once more. */
+  int64_t mb = part(M, ta ? MC_TURNED : MC, 12);
   int64_t nb = part(N, 512, 32);
-  while (ceil_div(M, mb) * ceil_div(N, nb) < 16 && (double)mb * (double)nb * (double)Kn > 1e6) {
-    if (mb >= nb || nb <= 32) {
+  for (;;) {
+    int64_t tiles = ceil_div(M, mb) * ceil_div(N, nb);
+    double each = (double)mb * (double)nb * (double)Kn;
+    int64_t longer = imax(mb, nb);
+    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 8e6 && longer >= 256;
+    if (!more) {
+      break;
+    }
+    if (mb >= nb) {
       mb = part(M, ceil_div(mb, 2), 12);
     } else {
       nb = part(N, ceil_div(nb, 2), 32);
-    }
-    if (mb <= 12 && nb <= 32) {
-      break;
     }
   }
   job j = {ta, tb, M, N, Kn, lda, ldb, ldc, alpha, beta, A, B, C, ceil_div(N, nb), mb, nb};
