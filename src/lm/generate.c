@@ -64,6 +64,9 @@ struct pl_generator {
   float *rope;     /* [n_rope][D]: cosines, then sines */
   int64_t n_rope;
   row *row;        /* [max_rows] */
+  request **owner; /* [max_rows], while prompts are read */
+  int64_t *group;  /* [max_rows + 1] bounds, n_groups of them + 1 */
+  int64_t n_groups, n_old;
   float *x, *norm, *q, *k, *v, *att, *gate, *up, *heads_in, *logits;
   char *scratch;   /* a thread's room, as many as threads */
   int64_t scratch_each;
@@ -155,7 +158,8 @@ void pl_generator_free(pl_ctx *c, pl_generator *g) {
   }
   void *parts[] = {g->stop, g->run,  g->free_blocks, g->rope, g->row,      g->x,
                    g->norm, g->q,    g->k,           g->v,    g->att,      g->gate,
-                   g->up,   g->heads_in, g->logits,  g->scratch, g->drawn, g->drawn_logprob};
+                   g->up,   g->heads_in, g->logits,  g->scratch, g->drawn, g->drawn_logprob,
+                   g->owner, g->group};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     pl_free(c, parts[i]);
   }
@@ -179,7 +183,10 @@ static pl_status make_room(pl_ctx *c, pl_generator *g) {
   g->cap_free = 4 * g->rows;
   g->free_blocks = pl_alloc(c, sizeof(float *) * (size_t)g->cap_free);
   g->drawn = pl_alloc(c, sizeof *g->drawn * (size_t)g->rows);
-  if (g->run == NULL || g->row == NULL || g->free_blocks == NULL || g->drawn == NULL) {
+  g->owner = pl_alloc(c, sizeof(request *) * (size_t)R);
+  g->group = pl_alloc(c, sizeof *g->group * (size_t)(R + 1));
+  if (g->run == NULL || g->row == NULL || g->owner == NULL || g->group == NULL ||
+      g->free_blocks == NULL || g->drawn == NULL) {
     return PL_ENOMEM;
   }
   PL_TRY(floats(c, g->rows, 1, &g->drawn_logprob));
@@ -341,11 +348,15 @@ static pl_status rope_table(pl_ctx *c, pl_generator *g, int64_t n) {
   return PL_OK;
 }
 
-enum { ROWS_A_TASK = 4 };
+/* Work on rows lo..lo+n-1 in one of two ways. Few rows, or one long prompt: all
+ * threads share each product, and meet after it. Many rows: they are cut into
+ * groups, and a thread takes a group through all layers alone, so that threads
+ * meet once a pass. A row's result is the same either way. */
+enum { ROWS_A_TASK = 4, GROUP_MIN = 12, GROUP_MAX = 48 };
 
 typedef struct layer_arg {
   pl_generator *g;
-  int64_t n, layer;
+  int64_t lo, n, layer;
 } layer_arg;
 
 static int64_t offset_of(const pl_lm_config *f, int64_t layer) {
@@ -357,7 +368,8 @@ static void write_block(void *arg, int64_t block) {
   pl_generator *g = a->g;
   const pl_lm_config *f = &g->d->cfg;
   const int64_t D = f->head_dim;
-  for (int64_t i = block * ROWS_A_TASK; i < a->n && i < (block + 1) * ROWS_A_TASK; i++) {
+  const int64_t first = a->lo + block * ROWS_A_TASK;
+  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
     const row *r = &g->row[i];
     const float *cs = g->rope + r->pos * D;
     float *k = g->k + i * f->kv_heads * D;
@@ -374,8 +386,9 @@ static void attend_block(void *arg, int64_t block) {
   pl_generator *g = a->g;
   const pl_lm_config *f = &g->d->cfg;
   const int64_t Q = f->heads * f->head_dim;
+  const int64_t first = a->lo + block * ROWS_A_TASK;
   float *scratch = (float *)(void *)(g->scratch + pl_thread_id() * g->scratch_each);
-  for (int64_t i = block * ROWS_A_TASK; i < a->n && i < (block + 1) * ROWS_A_TASK; i++) {
+  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
     const row *r = &g->row[i];
     pl_row_attention(f->heads, f->kv_heads, f->head_dim, g->q + i * Q,
                      r->n_prefix > 0 ? r->prefix->block : NULL, r->n_prefix, r->own->block,
@@ -399,93 +412,135 @@ static pl_status thread_rooms(pl_ctx *c, pl_generator *g, int64_t positions) {
   return g->scratch == NULL ? PL_ENOMEM : PL_OK;
 }
 
-static void layer_forward(pl_generator *g, int64_t n, int64_t l) {
+static void layer_forward(pl_generator *g, int64_t lo, int64_t n, int64_t l) {
   const pl_lm_config *f = &g->d->cfg;
   const pl_layer *y = &g->d->layers[l];
   const int64_t C = f->hidden;
+  const int64_t F = f->ffn;
   const int64_t Q = f->heads * f->head_dim;
   const int64_t K = f->kv_heads * f->head_dim;
-  layer_arg a = {.g = g, .n = n, .layer = l};
+  float *x = g->x + lo * C;
+  float *norm = g->norm + lo * C;
+  float *gate = g->gate + lo * F;
+  float *up = g->up + lo * F;
+  layer_arg a = {.g = g, .lo = lo, .n = n, .layer = l};
   const int64_t tasks = (n + ROWS_A_TASK - 1) / ROWS_A_TASK;
 
-  pl_row_norm(n, C, g->x, pl_f32(y->norm1), f->eps, g->norm);
-  const pl_row_job qkv[] = {{g->norm, pl_f32(y->q), g->q, Q, C, Q, false},
-                            {g->norm, pl_f32(y->k), g->k, K, C, K, false},
-                            {g->norm, pl_f32(y->v), g->v, K, C, K, false}};
+  pl_row_norm(n, C, x, pl_f32(y->norm1), f->eps, norm);
+  const pl_row_job qkv[] = {{norm, pl_f32(y->q), g->q + lo * Q, Q, C, Q, false},
+                            {norm, pl_f32(y->k), g->k + lo * K, K, C, K, false},
+                            {norm, pl_f32(y->v), g->v + lo * K, K, C, K, false}};
   pl_row_matmul(n, qkv, 3);
   pl_parallel(tasks, write_block, &a); /* all keys are in place before anyone looks */
   pl_parallel(tasks, attend_block, &a);
-  const pl_row_job out = {g->att, pl_f32(y->o), g->x, C, Q, C, true};
+  const pl_row_job out = {g->att + lo * Q, pl_f32(y->o), x, C, Q, C, true};
   pl_row_matmul(n, &out, 1);
 
-  pl_row_norm(n, C, g->x, pl_f32(y->norm2), f->eps, g->norm);
-  const pl_row_job gate_up[] = {{g->norm, pl_f32(y->gate), g->gate, f->ffn, C, f->ffn, false},
-                                {g->norm, pl_f32(y->up), g->up, f->ffn, C, f->ffn, false}};
+  pl_row_norm(n, C, x, pl_f32(y->norm2), f->eps, norm);
+  const pl_row_job gate_up[] = {{norm, pl_f32(y->gate), gate, F, C, F, false},
+                                {norm, pl_f32(y->up), up, F, C, F, false}};
   pl_row_matmul(n, gate_up, 2);
-  pl_row_silu_mul(n, f->ffn, g->gate, g->up);
-  const pl_row_job down = {g->gate, pl_f32(y->down), g->x, C, f->ffn, C, true};
+  pl_row_silu_mul(n, F, gate, up);
+  const pl_row_job down = {gate, pl_f32(y->down), x, C, F, C, true};
   pl_row_matmul(n, &down, 1);
 }
 
-/* g->row[0..n) -> g->x[0..n), before the last norm. */
-static pl_status forward(pl_ctx *c, pl_generator *g, int64_t n) {
-  const pl_lm_config *f = &g->d->cfg;
+/* Embeds rows lo..lo+n-1 and takes them through all layers: g->x, before the last norm. */
+static void rows_forward(pl_generator *g, int64_t lo, int64_t n) {
+  const int64_t C = g->d->cfg.hidden;
+  for (int64_t i = lo; i < lo + n; i++) {
+    memcpy(g->x + i * C, pl_f32(g->d->embed) + g->row[i].token * C, sizeof *g->x * (size_t)C);
+  }
+  for (int64_t l = 0; l < g->d->cfg.n_layers; l++) {
+    layer_forward(g, lo, n, l);
+  }
+}
+
+/* What a pass over g->row[0..n) needs before it may run. */
+static pl_status prepare(pl_ctx *c, pl_generator *g, int64_t n) {
   int64_t longest = 0;
   for (int64_t i = 0; i < n; i++) {
     longest = g->row[i].pos + 1 > longest ? g->row[i].pos + 1 : longest;
-    memcpy(g->x + i * f->hidden, pl_f32(g->d->embed) + g->row[i].token * f->hidden,
-           sizeof *g->x * (size_t)f->hidden);
   }
   PL_TRY(rope_table(c, g, longest));
-  PL_TRY(thread_rooms(c, g, longest));
-  for (int64_t l = 0; l < f->n_layers; l++) {
-    PL_TRY(pl_check_interrupt(c));
-    layer_forward(g, n, l);
+  return thread_rooms(c, g, longest);
+}
+
+/* Cuts rows 0..n-1 into groups of about equal size, g->group[0..n_groups] their
+ * bounds; a group ends only where may_end says so. False: work on all together. */
+static bool make_groups(pl_generator *g, int64_t n, bool (*may_end)(const pl_generator *, int64_t)) {
+  const int64_t threads = pl_threads();
+  int64_t size = (n + 2 * threads - 1) / (2 * threads);
+  size = size < GROUP_MIN ? GROUP_MIN : size > GROUP_MAX ? GROUP_MAX : size;
+  int64_t largest = 0;
+  int64_t lo = 0;
+  g->n_groups = 0;
+  g->group[0] = 0;
+  for (int64_t i = 1; i <= n; i++) {
+    if (i == n || (i - lo >= size && may_end(g, i))) {
+      largest = i - lo > largest ? i - lo : largest;
+      lo = i;
+      g->group[++g->n_groups] = i;
+    }
   }
-  return PL_OK;
+  return g->n_groups >= threads && largest <= 2 * size;
 }
 
 /* ---- reading prompts ---- */
 
-/* Runs the n rows gathered and keeps the hidden state of each prompt that ends
- * among them: its last row is owner[i] != NULL. */
-static pl_status prefill_pass(pl_ctx *c, pl_generator *g, int64_t n, request *const *owner) {
+static bool prompt_ends(const pl_generator *g, int64_t i) {
+  return g->row[i].own != g->row[i - 1].own;
+}
+
+/* Rows lo..lo+n-1: the layers, and the hidden state of each prompt that ends here. */
+static void prefill_rows(pl_generator *g, int64_t lo, int64_t n) {
   const int64_t C = g->d->cfg.hidden;
-  PL_TRY(forward(c, g, n));
-  for (int64_t i = 0; i < n; i++) {
-    if (owner[i] != NULL) {
-      PL_TRY(floats(c, C, 1, &owner[i]->hidden));
-      pl_row_norm(1, C, g->x + i * C, pl_f32(g->d->norm), g->d->cfg.eps, owner[i]->hidden);
+  rows_forward(g, lo, n);
+  for (int64_t i = lo; i < lo + n; i++) {
+    if (g->owner[i] != NULL) {
+      pl_row_norm(1, C, g->x + i * C, pl_f32(g->d->norm), g->d->cfg.eps, g->owner[i]->hidden);
     }
+  }
+}
+
+static void prefill_group(void *arg, int64_t k) {
+  pl_generator *g = arg;
+  prefill_rows(g, g->group[k], g->group[k + 1] - g->group[k]);
+}
+
+/* Runs the n rows gathered; owner[i] is the request whose last token row i is, or NULL. */
+static pl_status prefill_pass(pl_ctx *c, pl_generator *g, int64_t n) {
+  PL_TRY(pl_check_interrupt(c));
+  PL_TRY(prepare(c, g, n));
+  for (int64_t i = 0; i < n; i++) {
+    if (g->owner[i] != NULL) {
+      PL_TRY(floats(c, g->d->cfg.hidden, 1, &g->owner[i]->hidden));
+    }
+  }
+  if (make_groups(g, n, prompt_ends)) {
+    pl_parallel(g->n_groups, prefill_group, g);
+  } else {
+    prefill_rows(g, 0, n);
   }
   return PL_OK;
 }
 
 /* Reads the prompts of list[0..n_list), packed into passes of PREFILL_ROWS. */
 static pl_status prefill(pl_ctx *c, pl_generator *g, request *const *list, int64_t n_list) {
-  request **owner = pl_alloc_zero(c, sizeof *owner * PREFILL_ROWS);
-  if (owner == NULL) {
-    return PL_ENOMEM;
-  }
-  pl_status st = PL_OK;
   int64_t n = 0;
-  for (int64_t j = 0; j < n_list && st == PL_OK; j++) {
+  for (int64_t j = 0; j < n_list; j++) {
     request *r = list[j];
-    st = kv_reserve(c, g, &r->kv, r->r.n_prompt);
-    for (int64_t t = 0; t < r->r.n_prompt && st == PL_OK; t++) {
+    PL_TRY(kv_reserve(c, g, &r->kv, r->r.n_prompt));
+    for (int64_t t = 0; t < r->r.n_prompt; t++) {
       g->row[n] = (row){.token = r->prompt[t], .pos = t, .own = &r->kv};
-      owner[n++] = t == r->r.n_prompt - 1 ? r : NULL;
+      g->owner[n++] = t == r->r.n_prompt - 1 ? r : NULL;
       if (n == PREFILL_ROWS) {
-        st = prefill_pass(c, g, n, owner);
+        PL_TRY(prefill_pass(c, g, n));
         n = 0;
       }
     }
   }
-  if (st == PL_OK && n > 0) {
-    st = prefill_pass(c, g, n, owner);
-  }
-  pl_free(c, owner);
-  return st;
+  return n > 0 ? prefill_pass(c, g, n) : PL_OK;
 }
 
 static pl_status start_sample(pl_ctx *c, pl_generator *g, request *r) {
@@ -531,41 +586,8 @@ static pl_status admit(pl_ctx *c, pl_generator *g) {
 
 /* ---- drawing ---- */
 
-/* Hidden states of all running rows into heads_in, in their order: rows with
- * tokens of their own take a forward pass, new ones their prompt's. */
-static pl_status hidden_states(pl_ctx *c, pl_generator *g) {
-  const int64_t C = g->d->cfg.hidden;
-  int64_t n = 0;
-  for (int64_t i = 0; i < g->n_run; i++) {
-    sample *s = g->run[i];
-    if (s->n == 0) {
-      memcpy(g->heads_in + i * C, s->req->hidden, sizeof(float) * (size_t)C);
-      continue;
-    }
-    PL_TRY(kv_reserve(c, g, &s->kv, s->n));
-    g->row[n++] = (row){.token = s->ids[s->n - 1],
-                        .pos = s->req->r.n_prompt + s->n - 1,
-                        .prefix = &s->req->kv,
-                        .n_prefix = s->req->r.n_prompt,
-                        .own = &s->kv};
-  }
-  if (n == 0) {
-    return thread_rooms(c, g, 0);
-  }
-  PL_TRY(forward(c, g, n));
-  pl_row_norm(n, C, g->x, pl_f32(g->d->norm), g->d->cfg.eps, g->norm);
-  int64_t from = 0;
-  for (int64_t i = 0; i < g->n_run; i++) {
-    if (g->run[i]->n > 0) {
-      memcpy(g->heads_in + i * C, g->norm + from * C, sizeof(float) * (size_t)C);
-      from++;
-    }
-  }
-  return PL_OK;
-}
-
-static void draw_block(void *arg, int64_t i) {
-  pl_generator *g = arg;
+/* The id and its log-probability of running row i, from its logits. */
+static void draw(pl_generator *g, int64_t i) {
   const int64_t V = g->d->cfg.vocab;
   const sample *s = g->run[i];
   const pl_gen_request *r = &s->req->r;
@@ -575,6 +597,69 @@ static void draw_block(void *arg, int64_t i) {
   g->drawn[i] = pl_sample_token(V, g->logits + i * V, &r->sampling, u,
                                 g->scratch + pl_thread_id() * g->scratch_each, &logprob);
   g->drawn_logprob[i] = (float)logprob;
+}
+
+typedef struct draw_arg {
+  pl_generator *g;
+  int64_t lo;
+} draw_arg;
+
+static void draw_block(void *arg, int64_t i) {
+  const draw_arg *a = arg;
+  draw(a->g, a->lo + i);
+}
+
+/* One token for running rows lo..lo+n-1. The first g->n_old rows have drawn
+ * before and read their last token now; the others begin at their prompt's end. */
+static void draw_rows(pl_generator *g, int64_t lo, int64_t n) {
+  const pl_lm_config *f = &g->d->cfg;
+  const int64_t C = f->hidden;
+  const int64_t old = g->n_old < lo ? 0 : g->n_old - lo < n ? g->n_old - lo : n;
+  float *in = g->heads_in + lo * C;
+  if (old > 0) {
+    rows_forward(g, lo, old);
+    pl_row_norm(old, C, g->x + lo * C, pl_f32(g->d->norm), f->eps, in);
+  }
+  for (int64_t i = old; i < n; i++) {
+    memcpy(in + i * C, g->run[lo + i]->req->hidden, sizeof *in * (size_t)C);
+  }
+  const pl_row_job head = {in, pl_f32(g->d->head), g->logits + lo * f->vocab, f->vocab, C,
+                           f->vocab, false};
+  pl_row_matmul(n, &head, 1);
+  draw_arg a = {g, lo};
+  pl_parallel(n, draw_block, &a);
+}
+
+static void draw_group(void *arg, int64_t k) {
+  pl_generator *g = arg;
+  draw_rows(g, g->group[k], g->group[k + 1] - g->group[k]);
+}
+
+static bool anywhere(const pl_generator *g, int64_t i) {
+  (void)g;
+  (void)i;
+  return true;
+}
+
+/* Draws a token for every running row into g->drawn. */
+static pl_status draw_all(pl_ctx *c, pl_generator *g) {
+  g->n_old = 0;
+  while (g->n_old < g->n_run && g->run[g->n_old]->n > 0) { /* those that began earlier come first */
+    sample *s = g->run[g->n_old];
+    PL_TRY(kv_reserve(c, g, &s->kv, s->n));
+    g->row[g->n_old++] = (row){.token = s->ids[s->n - 1],
+                               .pos = s->req->r.n_prompt + s->n - 1,
+                               .prefix = &s->req->kv,
+                               .n_prefix = s->req->r.n_prompt,
+                               .own = &s->kv};
+  }
+  PL_TRY(prepare(c, g, g->n_old));
+  if (make_groups(g, g->n_run, anywhere)) {
+    pl_parallel(g->n_groups, draw_group, g);
+  } else {
+    draw_rows(g, 0, g->n_run);
+  }
+  return PL_OK;
 }
 
 static pl_status append(pl_ctx *c, sample *s, int32_t id, float logprob) {
@@ -608,16 +693,11 @@ static bool stops(const pl_generator *g, int32_t id) {
 }
 
 pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens) {
-  const pl_lm_config *f = &g->d->cfg;
   PL_TRY(pl_check_interrupt(c));
   PL_TRY(admit(c, g));
   const int64_t n = g->n_run;
   if (n > 0) {
-    PL_TRY(hidden_states(c, g));
-    const pl_row_job head = {g->heads_in, pl_f32(g->d->head), g->logits, f->vocab, f->hidden,
-                             f->vocab, false};
-    pl_row_matmul(n, &head, 1);
-    pl_parallel(n, draw_block, g);
+    PL_TRY(draw_all(c, g));
   }
   for (int64_t i = 0; i < n; i++) {
     if (g->drawn[i] < 0) {
