@@ -331,7 +331,7 @@ pl_status pl_dims_of(pl_ctx *c, const pl_tensor *x, const pl_args *a, int skip, 
     d->in[k] = true;
   }
   for (int k = skip; k < a->n_i; k++) {
-    int dim;
+    int dim = 0;
     PL_TRY(pl_norm_dim(c, x, a->i[k], &dim));
     if (d->in[dim]) {
       return pl_fail(c, PL_EINVAL, "dim %d is given twice", dim + 1);

@@ -156,7 +156,7 @@ static pl_status flat_shape(pl_ctx *c, const pl_call *k, int *ndim, int64_t *sha
 }
 
 static pl_status flatten_forward(pl_ctx *c, pl_call *k) {
-  int ndim;
+  int ndim = 0;
   int64_t shape[PL_MAX_DIMS] = {0};
   PL_TRY(flat_shape(c, k, &ndim, shape));
   return as_shape(c, k, ndim, shape);
@@ -173,7 +173,7 @@ static pl_status flatten_sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
 }
 
 static pl_status flatten_twin(pl_ctx *c, pl_call *k) {
-  int ndim;
+  int ndim = 0;
   int64_t shape[PL_MAX_DIMS] = {0};
   PL_TRY(flat_shape(c, k, &ndim, shape));
   return in_order(c, k, ndim, shape);

@@ -385,7 +385,8 @@ static pl_status gather_leaf(pl_ctx *c, pl_tensor *leaf, pl_tensor *g) {
     pl_tensor_unref(g);
     return st;
   }
-  if (g->ref == 1 && g->storage->ref == 1 && pl_contiguous(g)) {
+  bool all_of_it = g->storage->bytes == (size_t)pl_numel(g) * pl_dtypes[g->dtype].size;
+  if (g->ref == 1 && g->storage->ref == 1 && pl_contiguous(g) && all_of_it) {
     leaf->grad = g;
     return PL_OK;
   }
