@@ -22,6 +22,11 @@ PL_INLINE int32_t to_bits(float f) {
   return i;
 }
 
+/* 2^n for a normal result; any n gives some number (for NaN it is garbage that is not used) */
+PL_INLINE float power_of_two(int32_t n) {
+  return from_bits((int32_t)((uint32_t)(n + 127) << 23));
+}
+
 PL_INLINE float k_exp(float x0) {
   /* Beyond these the result is inf or 0 in any case; NaN passes through. */
   float x = x0 > 89.0F ? 89.0F : x0;
@@ -41,7 +46,7 @@ PL_INLINE float k_exp(float x0) {
   p = p * (r * r) + r + 1.0F;
   /* 2^n in two factors, so that subnormal results come out right */
   int32_t h = n >> 1;
-  return p * from_bits((h + 127) << 23) * from_bits((n - h + 127) << 23);
+  return p * power_of_two(h) * power_of_two(n - h);
 }
 
 PL_INLINE float k_tanh(float x) {

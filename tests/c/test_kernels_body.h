@@ -336,9 +336,11 @@ static size_t N(mixed)(char *out, size_t most) {
   T *lse = memory(R * H * sizeof *lse);
   T *g[3];
   int32_t ids[R];
+  int32_t rows[R];
   size_t at = 0;
   for (int i = 0; i < R; i++) {
     ids[i] = i * 37 % V;
+    rows[i] = i * 7 % R;
   }
 #define KEEP(p, n)                                     \
   do {                                                 \
@@ -362,7 +364,7 @@ static size_t N(mixed)(char *out, size_t most) {
     release(g[o]);
   }
   T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V) * sizeof *scratch);
-  N(pl_token_logprob)(R, C, V, x, ids, w, ids, z, lse, scratch);
+  N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, lse, scratch);
   release(scratch);
   for (int i = 0; i < 4; i++) {
     KEEP(&z[i], 1);
