@@ -1,6 +1,11 @@
 /* The session's line editor (libedit): prompts, history, completion, Ctrl-C at
- * the prompt. Reading and printing what was typed is Lua's half, perilune.repl. */
+ * the prompt. Reading and printing what was typed is Lua's half, perilune.repl.
+ *
+ * SIGINT is blocked in the session's own code and let in at two places only:
+ * while user code runs (protected_call) and while a key is awaited (ppoll), so
+ * that it can neither be lost nor break libedit or the session half-way. */
 #define _GNU_SOURCE
+#include "base/clock.h"
 #include "host/host.h"
 
 #include <ctype.h>
@@ -8,10 +13,11 @@
 #include <fcntl.h>
 #include <histedit.h>
 #include <locale.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define HISTORY_MAX 2000
@@ -25,8 +31,15 @@ typedef struct editor {
   History *hist;
   const char *prompt;
   char *path;      /* of the history file, or NULL */
-  time_t pressed;  /* when Ctrl-C was last pressed at the prompt */
+  double pressed;  /* when Ctrl-C was last pressed at the prompt */
 } editor;
+
+static void sigint(int how) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigprocmask(how, &set, NULL);
+}
 
 /* ---- history ---- */
 
@@ -140,6 +153,15 @@ static int read_char(EditLine *el, wchar_t *out) {
   memset(&state, 0, sizeof state);
   for (;;) {
     char byte;
+    sigset_t none;
+    sigemptyset(&none);
+    struct pollfd key = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (ppoll(&key, 1, NULL, &none) < 0) {
+      if (pl_interrupt_pending()) {
+        return -1;
+      }
+      continue; /* the window changed its size, or the job was continued */
+    }
     ssize_t n = read(STDIN_FILENO, &byte, 1);
     if (n <= 0) {
       return n == 0 ? 0 : -1;
@@ -196,7 +218,9 @@ static int plain_line(lua_State *L) {
   char *line = NULL;
   size_t cap = 0;
   errno = 0;
+  sigint(SIG_UNBLOCK);
   ssize_t n = getline(&line, &cap, stdin);
+  sigint(SIG_BLOCK);
   if (n >= 0) {
     lua_pushlstring(L, line, (size_t)n > 0 && line[n - 1] == '\n' ? (size_t)n - 1 : (size_t)n);
     free(line);
@@ -230,8 +254,8 @@ static int read_line(lua_State *L) {
   if (pl_interrupt_pending()) {
     pl_signals_clear(L);
     el_reset(e->el);
-    time_t now = time(NULL);
-    bool again = now - e->pressed <= 2;
+    double now = pl_now();
+    bool again = now - e->pressed < 2;
     e->pressed = now;
     lua_pushnil(L);
     if (again) {
@@ -256,7 +280,9 @@ static int read_line(lua_State *L) {
 /* call(f, ...) -> true, results | false, error text, interrupted. Clears Ctrl-C after. */
 static int protected_call(lua_State *L) {
   luaL_checkany(L, 1);
+  sigint(SIG_UNBLOCK);
   int status = pl_host_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  sigint(SIG_BLOCK);
   bool interrupted = pl_interrupt_pending();
   if (interrupted) {
     pl_signals_clear(L);
@@ -325,8 +351,8 @@ static void editor_close(editor *e) {
   free(e->path);
 }
 
-int pl_repl(lua_State *L) {
-  editor e = {.L = L, .prompt = ""};
+static int session(lua_State *L) {
+  editor e = {.L = L, .prompt = "", .pressed = -100};
   int top = lua_gettop(L);
   lua_getglobal(L, "require");
   lua_pushliteral(L, "perilune.repl");
@@ -360,5 +386,12 @@ int pl_repl(lua_State *L) {
   }
   editor_close(&e);
   lua_settop(L, top);
+  return code;
+}
+
+int pl_repl(lua_State *L) {
+  sigint(SIG_BLOCK);
+  int code = session(L);
+  sigint(SIG_UNBLOCK);
   return code;
 }

@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "host/host.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
@@ -18,6 +19,7 @@
 /* A signal handler has no other way to learn of these. */
 static lua_State *volatile running;
 static volatile sig_atomic_t last_second;
+static pthread_t lua_thread;
 
 static void on_instruction(lua_State *L, lua_Debug *ar) {
   (void)ar;
@@ -28,12 +30,17 @@ static void on_instruction(lua_State *L, lua_Debug *ar) {
   luaL_error(L, "interrupted");
 }
 
+/* Lua instructions only: a call hook would also keep C functions from starting
+ * that close what is to be closed (no_grad's guard) on the way out. */
 static void arm(lua_State *L) {
-  lua_sethook(L, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  lua_sethook(L, on_instruction, LUA_MASKCOUNT, 1);
 }
 
 static void on_sigint(int sig) {
-  (void)sig;
+  if (!pthread_equal(pthread_self(), lua_thread)) {
+    pthread_kill(lua_thread, sig); /* a BLAS thread was interrupted: not its business */
+    return;
+  }
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   if (pl_interrupt_pending() && now.tv_sec - last_second <= 2) {
@@ -165,6 +172,7 @@ void pl_signals_install(lua_State *L) {
   luaL_setfuncs(L, own, 0);
   lua_pop(L, 1);
   running = L;
+  lua_thread = pthread_self();
   struct sigaction sa;
   memset(&sa, 0, sizeof sa);
   sa.sa_handler = on_sigint; /* no SA_RESTART: a blocked read must return */
