@@ -139,7 +139,8 @@ STRIPS(strips_2t, 2, true)
 /* A transposed block (kc x m, rows lda apart) as strips of kc x mr without
  * gaps: reading it in place would hit the same few cache sets again and again.
  * Whole vectors are copied; what is too much is overwritten by the next row,
- * and the last row, whose surplus may not exist, goes one by one. */
+ * and the last row, whose surplus may not exist, goes one by one. Needs m >= 2 LANES,
+ * so that the surplus of the row before lies inside the last. */
 TARGET static void FN(pack_a)(int64_t m, int64_t kc, const real *a, int64_t lda, real *out) {
   int64_t n = ceil_div(m, MR);
   for (int64_t i = 0; i < n; i++) {
@@ -148,8 +149,9 @@ TARGET static void FN(pack_a)(int64_t m, int64_t kc, const real *a, int64_t lda,
     real *to = out + m0 * kc;
     const real *from = a + m0;
     for (int64_t k = 0; k + 1 < kc; k++) {
-      for (int64_t j = 0; j < mr; j += LANES) {
-        FN(st)(to + j, FN(ld)(from + j));
+      FN(st)(to, FN(ld)(from));
+      if (MR > LANES) {
+        FN(st)(to + LANES, FN(ld)(from + LANES));
       }
       to += mr;
       from += lda;
@@ -272,7 +274,7 @@ TARGET static void FN(product)(bool ta, bool tb, int64_t M, int64_t N, int64_t K
     return;
   }
   _Alignas(64) real panel[KC * NR];
-  _Alignas(64) real strips[MC_TURNED * KC + LANES];
+  _Alignas(64) real strips[MC_TURNED * KC + 2 * LANES];
   const int64_t mc_most = ta ? MC_TURNED : MC;
   const int64_t chunks = imax(1, ceil_div(Kn, KC));
   for (int64_t h = 0; h < chunks; h++) {
@@ -282,7 +284,7 @@ TARGET static void FN(product)(bool ta, bool tb, int64_t M, int64_t N, int64_t K
     for (int64_t m0 = 0; m0 < M; m0 += mc_most) {
       int64_t mc = imin(mc_most, M - m0);
       const real *a = ta ? A + k0 * lda + m0 : A + m0 * lda + k0;
-      bool packed = ta && N > 2 * NR && kc > 64;
+      bool packed = ta && N > 2 * NR && kc > 64 && mc >= 2 * LANES;
       if (packed) {
         FN(pack_a)(mc, kc, a, lda, strips);
         a = strips;

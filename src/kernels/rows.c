@@ -75,7 +75,7 @@ PL_CLONES static void norm_back_block(void *arg, int64_t b) {
       }
       real f = s * r * r * r / (real)C;
       for (c = 0; c < C; c++) {
-        gx[c] += r * w[c] * gy[c] - f * x[c];
+        gx[c] = r * w[c] * gy[c] - f * x[c];
       }
     }
     if (part) {
