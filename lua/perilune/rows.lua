@@ -4,7 +4,9 @@
 --- A row is one of
 ---   { prompt = TEXT, completion = TEXT, finish = }   tokenised once as prompt .. completion
 ---   { prompt = TEXT or IDS, completion = IDS }       those ids as they are
----   { prompt = , completion = { text =, ids =, finish = } }   a sampled answer: its ids if it has them
+---   { prompt = , completion = { text =, ids =, finish =, tokenizer = } }   a sampled answer: its ids if it has
+---                                                      them and they are of this tokenizer (hash), or none is named
+---   { prompt = , completion = TEXT, ids =, finish =, tokenizer = }   the same
 ---   { prompt = , text =, ids =, finish = }           what model:generate returns: the same
 ---   { text = TEXT }                                  a document: all but its first token counts
 ---   IDS                                              as they are; all but the first token counts
@@ -105,20 +107,28 @@ local function text_pair(model, i, prompt, completion, finish)
   return { ids = with_end(model, i, ids, finish), start = #head + 1 }
 end
 
+-- Ids hold only for the tokenizer that made them; where another one did, the text is read again.
+local function ids_of(model, from)
+  if from.ids and from.tokenizer and model.tokenizer and from.tokenizer ~= model.tokenizer:hash() then
+    return nil
+  end
+  return from.ids
+end
+
 -- { ids, text, finish } of a row's completion, whichever form it has
-local function parts(i, row)
+local function parts(model, i, row)
   local c = row.completion
-  if c == nil and (row.ids or row.text) then return row.ids, row.text, row.finish end
-  if type(c) == "string" then return nil, c, row.finish end
+  if c == nil and (row.ids or row.text) then return ids_of(model, row), row.text, row.finish end
+  if type(c) == "string" then return ids_of(model, row), c, row.finish end
   if is_ids(c) then return c, nil, row.finish end
-  if type(c) == "table" and (c.ids or c.text) then return c.ids, c.text, c.finish or row.finish end
+  if type(c) == "table" and (c.ids or c.text) then return ids_of(model, c), c.text, c.finish or row.finish end
   if type(c) == "table" and next(c) == nil then return c, nil, row.finish end
   fail(i, "completion is %s; wanted a text, a list of ids, or { text =, ids =, finish = }",
     c == nil and "missing" or "a " .. type(c))
 end
 
 local function pair(model, i, row)
-  local ids, text, finish = parts(i, row)
+  local ids, text, finish = parts(model, i, row)
   local prompt = row.prompt
   if type(prompt) ~= "string" and type(prompt) ~= "table" then
     fail(i, "prompt is a %s; wanted a text or a list of ids", type(prompt))

@@ -120,6 +120,9 @@ function formats.check(row)
   if type(row) ~= "table" then
     return ("is %s, wanted a row (a table of named columns)"):format(show(row))
   end
+  if row[1] ~= nil then
+    return "is a list, wanted a row (a table of named columns)"
+  end
   if row.conversations ~= nil and row.messages == nil then
     return 'has ShareGPT\'s column "conversations": load it with format = "sharegpt"'
   end
@@ -179,12 +182,12 @@ end
 ---@return table
 function formats.answer(row, name)
   local v = row[name]
-  local ids, finish = row[name .. "_ids"], row[name .. "_finish"]
+  local ids, finish, tokenizer = row[name .. "_ids"], row[name .. "_finish"], nil
   if name == "completion" then
-    ids, finish = ids or row.ids, finish or row.finish
+    ids, finish, tokenizer = ids or row.ids, finish or row.finish, row.tokenizer
   end
   if ids and type(v) == "string" then
-    v = { text = v, ids = ids, finish = finish }
+    v = { text = v, ids = ids, finish = finish, tokenizer = tokenizer }
   end
   return { prompt = row.prompt, completion = v, finish = finish }
 end

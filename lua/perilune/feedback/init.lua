@@ -64,7 +64,9 @@ function feedback.demonstrate(teacher, prompts, opts)
     standin = function()
       local rows = {}
       for _, prompt in ipairs(list) do
-        for _ = 1, o.n do rows[#rows + 1] = { prompt = prompt, finish = "stop" } end
+        for _ = 1, o.n do
+          rows[#rows + 1] = { prompt = prompt, finish = "stop", completions = standin.list("completion", 1) }
+        end
       end
       return standin.dataset("demonstrations", rows)
     end,

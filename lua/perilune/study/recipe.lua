@@ -119,6 +119,20 @@ local function typed(where, name, row, word)
   return word
 end
 
+-- The nearest name, also where only the group was left out ("bta" is near "dpo.beta").
+function Recipe:unknown(name)
+  local names = self:names()
+  if not options.nearest(name, names) then
+    local full = {}
+    for _, known in ipairs(names) do full[known:match "[^.]+$"] = known end
+    local last = {}
+    for part in pairs(full) do last[#last + 1] = part end
+    local near = options.nearest(name, last)
+    if near then return ("unknown parameter %q (did you mean %q?)"):format(name, full[near]) end
+  end
+  return options.unknown("parameter", name, names)
+end
+
 ---Typed parameters from `key=value` words.
 ---@param words string[]
 ---@return table<string, any> given flat: "teacher.weak" -> value
@@ -128,7 +142,7 @@ function Recipe:parse(words)
     local name, value = word:match "^([^=]+)=(.*)$"
     if not name then error(("%s: %q is no parameter; write key=value"):format(self.name, word), 0) end
     local row = self.params[name]
-    if not row then error(("%s: %s"):format(self.name, options.unknown("parameter", name, self:names())), 0) end
+    if not row then error(("%s: %s"):format(self.name, self:unknown(name)), 0) end
     if given[name] ~= nil then error(("%s: parameter %s is given twice"):format(self.name, name), 0) end
     given[name] = typed(self.name, name, row, value)
   end
@@ -146,7 +160,7 @@ function Recipe:resolve(given)
   end
   local flat = options.resolve(self.name, spec, given)
   local nested = {}
-  for name, value in pairs(flat) do
+  for name in pairs(self.params) do               -- groups are there also where all in them is left empty
     local at, last = nested, nil
     for part in name:gmatch "[^.]+" do
       if last then
@@ -155,7 +169,7 @@ function Recipe:resolve(given)
       end
       last = part
     end
-    at[last] = value
+    at[last] = flat[name]
   end
   return nested, flat
 end
