@@ -369,7 +369,7 @@ void pl_set(pl_tensor *t, const int64_t *index, double v) {
 #define CAST_ROW(TS, NUM, INTEGER)                                                     \
   switch (to) {                                                                        \
     case PL_BOOL: CAST_LOOP(uint8_t, TS, (NUM) != 0); break;                           \
-    case PL_I32: CAST_LOOP(int32_t, TS, (INTEGER) ? (int32_t)(NUM) : to_i32(NUM)); break; \
+    case PL_I32: CAST_LOOP(int32_t, TS, to_i32((double)(NUM))); break;                 \
     case PL_I64: CAST_LOOP(int64_t, TS, (INTEGER) ? (int64_t)(NUM) : to_i64(NUM)); break; \
     case PL_BF16: CAST_LOOP(uint16_t, TS, to_bf16((float)(NUM))); break;               \
     case PL_F32: CAST_LOOP(float, TS, NUM); break;                                     \
