@@ -72,7 +72,9 @@ static pl_status stands_alone(pl_ctx *c, pl_tokenizer *t, const char *s, size_t 
   return PL_OK;
 }
 
-/* Cuts s = text[base, base + n) at the tokens of the tree, longest first. */
+/* Cuts s = text[base, base + n) at the tokens of the tree, longest first. Where
+ * rstrip took white space that is a token, too, Hugging Face gives both; the
+ * search goes on behind the match, not behind what was stripped. */
 static pl_status cut_added(pl_ctx *c, pl_tokenizer *t, const pl_trie *trie, const char *s, size_t n,
                            size_t base, bool first, pl_pieces *out) {
   size_t done = 0;
@@ -91,7 +93,7 @@ static pl_status cut_added(pl_ctx *c, pl_tokenizer *t, const pl_trie *trie, cons
     if (a->single_word) {
       PL_TRY(stands_alone(c, t, s, n, begin, end, &alone));
     }
-    if (!alone || begin < done) {
+    if (!alone) {
       continue;
     }
     size_t space = 0;
@@ -110,7 +112,6 @@ static pl_status cut_added(pl_ctx *c, pl_tokenizer *t, const pl_trie *trie, cons
     }
     PL_TRY(pl_pieces_add(c, out, (pl_piece){base + begin, base + end, id, first && begin == 0}));
     done = end;
-    i = end;
   }
   if (done < n) {
     PL_TRY(pl_pieces_add(c, out, (pl_piece){base + done, base + n, -1, first && done == 0}));
@@ -223,8 +224,14 @@ pl_status pl_tokenizer_decode(pl_ctx *c, pl_tokenizer *t, const int32_t *ids, si
       return pl_fail(c, PL_EINVAL, "id %d at position %zu has no token (ids go from 0 to %d)",
                      ids[i], i + 1, t->vocab.n_ids - 1);
     }
-    if (skip_special && (t->vocab.tokens[ids[i]].flags & PL_TOKEN_SPECIAL)) {
+    uint32_t flags = t->vocab.tokens[ids[i]].flags;
+    if (skip_special && (flags & PL_TOKEN_SPECIAL)) {
       continue;
+    }
+    const pl_added *a = flags & PL_TOKEN_ADDED ? find_added(t, ids[i]) : NULL;
+    if (a && a->shown) {
+      s = a->shown;
+      len = strlen(s);
     }
     PL_TRY(pl_buf_add(c, &tokens->text, s, len));
     PL_TRY(pl_strings_end(c, tokens));

@@ -152,14 +152,22 @@ static pl_status read_added_token(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
   size_t n = strlen(content);
   uint32_t flags = PL_TOKEN_ADDED | (special ? PL_TOKEN_SPECIAL : 0);
   PL_TRY(pl_vocab_add(c, &t->vocab, content, n, a.id, flags));
-  t->added[t->n_added] = a;
+  pl_added *kept = &t->added[t->n_added];
+  *kept = a;
   t->n_added++;
   if (!a.normalized) {
     return pl_trie_add(c, &t->raw, content, n, a.id);
   }
   pl_buf_reset(&t->norm_out);
   PL_TRY(pl_tokenizer_normalize(c, t, content, n, &t->norm_out));
-  return pl_trie_add(c, &t->normalized, t->norm_out.data, t->norm_out.len, a.id);
+  const char *normal = t->norm_out.data ? t->norm_out.data : "";
+  if (strcmp(normal, content) != 0) {
+    kept->shown = pl_strdup(c, normal);
+    if (!kept->shown) {
+      return PL_ENOMEM;
+    }
+  }
+  return pl_trie_add(c, &t->normalized, normal, t->norm_out.len, a.id);
 }
 
 static pl_status read_added(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
@@ -387,6 +395,9 @@ void pl_tokenizer_free(pl_ctx *c, pl_tokenizer *t) {
     pl_ids_free(c, &t->wraps[i].back);
   }
   pl_free(c, t->wraps);
+  for (size_t i = 0; i < t->n_added; i++) {
+    pl_free(c, t->added[i].shown);
+  }
   pl_free(c, t->added);
   pl_trie_free(c, &t->raw);
   pl_trie_free(c, &t->normalized);

@@ -8,6 +8,7 @@
 typedef struct pl_added { /* how one added token is matched, by id */
   int32_t id;
   bool single_word, lstrip, rstrip, normalized;
+  char *shown; /* what decoding gives where normalization changed it; else NULL */
 } pl_added;
 
 typedef struct pl_wrap { /* one post-processor: ids in front of and behind the text's */
