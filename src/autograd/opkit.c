@@ -233,46 +233,6 @@ pl_status pl_raw_scale(pl_ctx *c, const pl_tensor *x, double by, pl_tensor **out
   return st;
 }
 
-typedef struct fill_arg {
-  size_t size;
-  union {
-    uint8_t u8;
-    uint16_t u16;
-    uint32_t u32;
-    uint64_t u64;
-    char bytes[8];
-  } v;
-} fill_arg;
-
-static void fill_run(void *arg, int64_t n, char *const *ptr, const int64_t *s) {
-  const fill_arg *f = arg;
-  for (int64_t k = 0; k < n; k++) {
-    char *p = ptr[0] + k * s[0] * (int64_t)f->size;
-    switch (f->size) {
-      case 1: *(uint8_t *)p = f->v.u8; break;
-      case 2: *(uint16_t *)p = f->v.u16; break;
-      case 4: *(uint32_t *)p = f->v.u32; break;
-      default: *(uint64_t *)p = f->v.u64; break;
-    }
-  }
-}
-
-pl_status pl_fill(pl_tensor *t, double v) {
-  if (pl_numel(t) == 0) {
-    return PL_OK;
-  }
-  const int64_t zero[PL_MAX_DIMS] = {0};
-  pl_set(t, zero, v); /* the conversion, once */
-  fill_arg f = {.size = pl_dtypes[t->dtype].size};
-  memcpy(f.v.bytes, pl_data(t), f.size);
-  pl_iter it;
-  pl_iter_init(&it, t->ndim, t->shape);
-  pl_iter_add(&it, t);
-  pl_iter_run(&it, fill_run, &f);
-  t->storage->version++;
-  return PL_OK;
-}
-
 /* ---- views --------------------------------------------------------------- */
 
 pl_status pl_reshaped(pl_ctx *c, const pl_tensor *t, int ndim, const int64_t *shape,

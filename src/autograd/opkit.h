@@ -18,7 +18,6 @@ pl_status pl_raw_binary_into(pl_ctx *c, pl_binary_code op, pl_tensor *dst, const
 pl_status pl_raw_add_into(pl_ctx *c, pl_tensor *dst, const pl_tensor *b);
 pl_status pl_raw_scale(pl_ctx *c, const pl_tensor *x, double by, pl_tensor **out);
 pl_status pl_raw_clamp(pl_ctx *c, const pl_tensor *x, double lo, double hi, pl_tensor **out);
-pl_status pl_fill(pl_tensor *t, double v); /* every element; bumps the version */
 
 /* t itself (new reference) where it has dtype d already, else converted. */
 pl_status pl_as_dtype(pl_ctx *c, const pl_tensor *t, pl_dtype d, pl_tensor **out);

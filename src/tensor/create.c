@@ -9,7 +9,7 @@
 
 enum { BLOCK = 16384 };
 
-typedef enum maker_kind { FULL, RANGE, UNIFORM, NORMAL, WHOLE } maker_kind;
+typedef enum maker_kind { RANGE, UNIFORM, NORMAL, WHOLE } maker_kind;
 
 typedef struct maker {
   maker_kind kind;
@@ -22,7 +22,6 @@ typedef struct maker {
 
 static double value(const maker *m, int64_t k) {
   switch (m->kind) {
-    case FULL: return m->a;
     case RANGE: return m->a + (double)k * m->b;
     case UNIFORM: return m->a + (m->b - m->a) * pl_uniform(m->seed, m->stream, (uint64_t)k);
     case NORMAL: return m->a + m->b * pl_normal(m->seed, m->stream, (uint64_t)k);
@@ -68,7 +67,8 @@ static pl_status make(pl_ctx *c, pl_dtype d, int ndim, const int64_t *shape, mak
 
 pl_status pl_make_full(pl_ctx *c, pl_dtype d, int ndim, const int64_t *shape, double v,
                        pl_tensor **out) {
-  return make(c, d, ndim, shape, &(maker){.kind = FULL, .a = v}, out);
+  PL_TRY(pl_tensor_new(c, d, ndim, shape, out));
+  return pl_fill(*out, v);
 }
 
 pl_status pl_make_arange(pl_ctx *c, pl_dtype d, double start, double stop, double step,

@@ -452,3 +452,57 @@ pl_status pl_tensor_contiguous(pl_ctx *c, const pl_tensor *t, pl_tensor **out) {
   }
   return pl_tensor_cast(c, t, t->dtype, out);
 }
+
+/* ---- filling --------------------------------------------------------------- */
+
+typedef struct fill_arg {
+  size_t size;
+  union {
+    uint8_t u8;
+    uint16_t u16;
+    uint32_t u32;
+    uint64_t u64;
+    char bytes[8];
+  } v;
+} fill_arg;
+
+#define FILL_LOOP(T, FIELD)                \
+  do {                                     \
+    T *y = (T *)ptr[0];                    \
+    T v = f->v.FIELD;                      \
+    if (s[0] == 1) {                       \
+      for (int64_t k = 0; k < n; k++) {    \
+        y[k] = v;                          \
+      }                                    \
+    } else {                               \
+      for (int64_t k = 0; k < n; k++) {    \
+        y[k * s[0]] = v;                   \
+      }                                    \
+    }                                      \
+  } while (0)
+
+static void fill_run(void *arg, int64_t n, char *const *ptr, const int64_t *s) {
+  const fill_arg *f = arg;
+  switch (f->size) {
+    case 1: FILL_LOOP(uint8_t, u8); break;
+    case 2: FILL_LOOP(uint16_t, u16); break;
+    case 4: FILL_LOOP(uint32_t, u32); break;
+    default: FILL_LOOP(uint64_t, u64); break;
+  }
+}
+
+pl_status pl_fill(pl_tensor *t, double v) {
+  if (pl_numel(t) == 0) {
+    return PL_OK;
+  }
+  const int64_t zero[PL_MAX_DIMS] = {0};
+  pl_set(t, zero, v); /* the conversion, once */
+  fill_arg f = {.size = pl_dtypes[t->dtype].size};
+  memcpy(f.v.bytes, pl_data(t), f.size);
+  pl_iter it;
+  pl_iter_init(&it, t->ndim, t->shape);
+  pl_iter_add(&it, t);
+  pl_iter_run(&it, fill_run, &f);
+  t->storage->version++;
+  return PL_OK;
+}

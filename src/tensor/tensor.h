@@ -89,6 +89,9 @@ pl_status pl_broadcast(pl_ctx *c, const pl_tensor *a, const pl_tensor *b, int *n
 /* The wider of two dtypes (a float always wins over an integer). */
 pl_dtype pl_promote(pl_dtype a, pl_dtype b);
 
+/* Every element <- v, converted; bumps the version. */
+pl_status pl_fill(pl_tensor *t, double v);
+
 bool pl_same_shape(const pl_tensor *a, const pl_tensor *b);
 /* "[2, 3]" into out, for error texts. */
 const char *pl_shape_str(const pl_tensor *t, char out[128]);
