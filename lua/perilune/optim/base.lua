@@ -3,6 +3,7 @@
 --- name. It knows no update rule; each rule is one file beside this one.
 local options = require "perilune.options"
 local core = require("perilune.core").optim
+local pl = require "perilune"
 
 local base = {}
 
@@ -90,7 +91,7 @@ function base.column(params, states, key)
   local list = {}
   for i, state in ipairs(states) do
     if not state[key] then
-      state[key] = require("perilune").zeros_like(params[i])
+      state[key] = pl.zeros(params[i]:shape(), { dtype = params[i]:dtype() })
     end
     list[i] = state[key]
   end

@@ -1,0 +1,274 @@
+-- Fine-tuning and pre-training: golden curves, normalisation, masks, aborts, metrics.
+local T = require "tests.lua.harness"
+local pl = require "perilune"
+require("perilune.study.progress").quiet(true)
+
+local golden = assert(pl.json.read "tests/golden/train/losses.json")
+local tiny = pl.load "tests/golden/lm/tied"
+
+local function with(t, more)
+  local o = {}
+  for k, v in pairs(t) do o[k] = v end
+  for k, v in pairs(more or {}) do o[k] = v end
+  return o
+end
+
+-- Weights of two models, largest difference.
+local function apart(a, b)
+  local worst, pa, pb = 0, a:parameters(), b:parameters()
+  for i, p in ipairs(pa) do
+    worst = math.max(worst, (p:detach() - pb[i]:detach()):abs():max():item())
+  end
+  return worst
+end
+
+local function column(history, name)
+  local out = {}
+  for i, r in ipairs(history) do out[i] = r[name] end
+  return out
+end
+
+local function golden_options(case, n)
+  return { lr = case.lr, optimizer = case.optimizer, max_grad_norm = case.max_grad_norm, epochs = 10, batch_size = n,
+    lr_scheduler = "constant" }
+end
+
+for _, case in ipairs(golden.sft) do
+  T.test("sft_ten_steps_as_pytorch_" .. case.optimizer, function()
+    local m = pl.train.sft(tiny, golden.rows, golden_options(case, 6))
+    T.near(column(m.history, "loss"), case.loss, 1e-4)
+    for i, r in ipairs(m.history) do
+      T.near(r.grad_norm, case.grad_norm[i], 1e-3 * case.grad_norm[i])
+    end
+  end)
+end
+
+T.test("sft_ten_steps_as_pytorch_on_stories260K", function()
+  local dir = T.need_shared() .. "/data/models/stories260K"
+  local g = assert(pl.json.read "tests/golden/train/stories.json")
+  for _, case in ipairs(g.sft) do
+    local m = pl.train.sft(pl.load(dir), g.rows, golden_options(case, #g.rows))
+    T.near(column(m.history, "loss"), case.loss, 1e-4)
+  end
+end)
+
+T.test("sft_normalises_over_the_tokens_of_the_step", function()
+  local runs = {}
+  for _, cut in ipairs { { 6, 1 }, { 3, 2 }, { 2, 3 }, { 1, 6 }, { 4, 2 } } do
+    runs[#runs + 1] = pl.train.sft(tiny, golden.rows, { lr = 1e-2, epochs = 3, batch_size = cut[1], optimizer = "sgd",
+      gradient_accumulation_steps = cut[2], lr_scheduler = "constant", max_grad_norm = 0 })
+  end
+  for i = 2, 5 do
+    T.ok(apart(runs[1], runs[i]) < 1e-5, ("cut %d: %g"):format(i, apart(runs[1], runs[i])))
+    T.near(runs[i].history[1].loss, runs[1].history[1].loss, 1e-5)
+  end
+end)
+
+T.test("sft_keeps_the_last_short_batch", function()
+  local m = pl.train.sft(tiny, golden.rows, { lr = 1e-3, epochs = 2, batch_size = 4 })
+  T.eq(#m.history, 4)
+  T.eq(column(m.history, "counters/examples"), { 4, 6, 10, 12 })
+  T.near(column(m.history, "epoch"), { 0.5, 1, 1.5, 2 }, 1e-12)
+  local trained = 0
+  for i = 1, 2 do trained = trained + m.history[i].trained_tokens end
+  T.eq(trained, 4 + 10 + 2 + 6 + 3 + 21)
+end)
+
+T.test("sft_order_is_of_seed_and_epoch", function()
+  local order = require("perilune.train.loop").order
+  local function list(seed, from, to)
+    local rows, out = order(10, { batch_size = 3, gradient_accumulation_steps = 1, seed = seed }), {}
+    for k = from, to do
+      for _, i in ipairs((rows(k))) do out[#out + 1] = i end
+    end
+    return out
+  end
+  local first, second = list(1, 0, 3), list(1, 4, 7)
+  T.ok(table.concat(first, " ") ~= table.concat(second, " "), "epochs differ")
+  T.eq(list(1, 4, 7), second)
+  T.ok(table.concat(list(2, 0, 3), " ") ~= table.concat(first, " "), "seeds differ")
+  table.sort(first)
+  T.eq(first, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 })
+end)
+
+T.test("sft_trains_no_prompt_token", function()
+  -- the gradient of the loss reaches a prompt token's embedding only through attention: a completion of
+  -- one token after a prompt of one must train exactly log p(completion | prompt)
+  local m = tiny:clone()
+  local rows = m:tokenize_rows { { prompt = { 5 }, completion = { 9, 2 } } }
+  local full = m:logprobs { { 5, 9, 2 } }
+  T.near((m:completion_logprobs(rows)):sum():item(), full:sum():item(), 1e-5)
+  T.eq(rows[1].start, 2)
+end)
+
+T.test("sft_leaves_its_argument_unless_in_place", function()
+  local m = tiny:clone()
+  local before = m:hash()
+  local out = pl.train.sft(m, golden.rows, { lr = 1e-2, max_steps = 2 })
+  T.eq(m:hash(), before)
+  T.ok(out:hash() ~= before)
+  for _, p in ipairs(m:parameters()) do T.eq(p.grad, nil) end
+  local same = pl.train.sft(m, golden.rows, { lr = 1e-2, max_steps = 2, in_place = true })
+  T.ok(rawequal(same, m))
+  T.eq(m:hash(), out:hash())
+end)
+
+T.test("sft_every_parameter_changes", function()
+  local m = pl.train.sft(tiny, golden.rows, { lr = 1e-2, max_steps = 1, lr_scheduler = "constant" })
+  for i, p in ipairs(m:parameters()) do
+    T.ok(not p:equal(tiny:parameters()[i]), p.name)
+  end
+end)
+
+T.test("sft_frozen_parameters_stay", function()
+  local m = tiny:clone()
+  for i, p in ipairs(m:parameters()) do p:requires_grad_(i > 3) end
+  local out = pl.train.sft(m, golden.rows, { lr = 1e-2, max_steps = 2, lr_scheduler = "constant", in_place = true })
+  for i, p in ipairs(out:parameters()) do
+    T.eq(p:equal(tiny:parameters()[i]), i <= 3, p.name)
+  end
+end)
+
+T.test("sft_schedule_and_clipping_reach_the_optimizer", function()
+  local m = pl.train.sft(tiny, golden.rows, { lr = 1e-3, max_steps = 5, warmup_steps = 2, lr_scheduler = "linear", batch_size = 6 })
+  T.near(column(m.history, "lr"), { 0, 5e-4, 1e-3, 1e-3 * 2 / 3, 1e-3 / 3 }, 1e-12)
+  -- with a norm far below the gradient's, the first SGD step has length lr * max_grad_norm
+  local c = pl.train.sft(tiny, golden.rows, { lr = 1, max_steps = 1, optimizer = "sgd", max_grad_norm = 1e-3, batch_size = 6 })
+  local sq = 0
+  for i, p in ipairs(c:parameters()) do
+    sq = sq + ((p:detach() - tiny:parameters()[i]:detach()) ^ 2):sum():item()
+  end
+  T.near(math.sqrt(sq), 1e-3, 2e-5)
+end)
+
+T.test("sft_metrics_have_the_papers_names", function()
+  local seen
+  local m = pl.train.sft(tiny, golden.rows, { max_steps = 2, on_step = function(r, model)
+    seen = r
+    T.ok(model.parameters)
+  end })
+  for _, name in ipairs { "loss", "grad_norm", "lr", "epoch", "step", "trained_tokens", "examples_per_second",
+    "tokens_per_second", "counters/examples", "counters/updates" } do
+    T.ok(type(seen[name]) == "number", name)
+  end
+  T.eq(seen["counters/updates"], 2)
+  T.eq(m.history.summary.steps, 2)
+  T.eq(m.history.summary.counts.used, 6)
+  T.ok(pl.json.encode(m.history))
+end)
+
+T.test("sft_evaluates_on_other_prompts", function()
+  local m = pl.train.sft(tiny, pl.data.from(golden.rows):slice(1, 4), { lr = 1e-2, epochs = 3, batch_size = 2,
+    eval = { data = pl.data.from(golden.rows):slice(5, 6), steps = 3 } })
+  local got = column(m.history, "eval/loss")
+  T.ok(not got[1] and got[3] and got[6])
+  local rows = m:tokenize_rows(pl.data.from(golden.rows):slice(5, 6))
+  T.near(got[6], -(m:completion_logprobs(rows)):mean():item(), 1e-5)
+  T.raises(function()
+    pl.train.sft(tiny, golden.rows, { eval = { data = { golden.rows[2] } } })
+  end, "evaluation row 1 has the prompt of training row 2")
+end)
+
+T.test("sft_cuts_long_rows_and_counts_them", function()
+  local rows = { { prompt = { 5, 6 }, completion = { 7, 8, 9, 10, 2 } }, { prompt = { 5 }, completion = { 6, 2 } } }
+  local m = pl.train.sft(tiny, rows, { max_length = 4, max_steps = 1 })
+  T.eq(m.history.summary.counts.cut_completion, 1)
+  T.raises(function()
+    pl.train.sft(tiny, { { prompt = { 5 }, completion = (function()
+      local l = {}
+      for i = 1, 70 do l[i] = 7 end
+      return l
+    end)() } }, {})
+  end, "row 1: 71 tokens")
+end)
+
+local BAD = {
+  { "no model", function() pl.train.sft("x", {}, {}) end, "wanted a model" },
+  { "not a model", function() pl.train.sft({}, golden.rows, {}) end, "wanted a model" },
+  { "no rows", function() pl.train.sft(tiny, {}, {}) end, "no rows" },
+  { "empty completion", function() pl.train.sft(tiny, { { prompt = "a", completion = "" } }, {}) end, "row 1: completion is empty" },
+  { "empty ids", function() pl.train.sft(tiny, { { prompt = { 1 }, completion = {} } }, {}) end, "row 1: completion is empty" },
+  { "no completion", function() pl.train.sft(tiny, { { prompt = { 1 } } }, {}) end, "row 1 has no completion" },
+  { "messages", function() pl.train.sft(tiny, { { messages = { { role = "user", content = "x" } } } }, {}) end, "chat templates" },
+  { "id out of range", function() pl.train.sft(tiny, { { prompt = { 1 }, completion = { 61 } } }, {}) end, "61" },
+  { "option", function() pl.train.sft(tiny, golden.rows, { learning_rate = 1 }) end, "unknown option" },
+  { "typo", function() pl.train.sft(tiny, golden.rows, { batchsize = 1 }) end, 'did you mean "batch_size"' },
+  { "optimizer", function() pl.train.sft(tiny, golden.rows, { optimizer = "adam" }) end, "adamw" },
+  { "optimizer option", function() pl.train.sft(tiny, golden.rows, { optimizer = "sgd", betas = { 0.9, 0.9 } }) end, "betas" },
+  { "schedule", function() pl.train.sft(tiny, golden.rows, { lr_scheduler = "cosin" }) end, "cosine" },
+  { "row type", function() pl.train.sft(tiny, { 3 }, {}) end, "row 1" },
+}
+for _, bad in ipairs(BAD) do
+  T.test("sft_refuses_" .. bad[1]:gsub(" ", "_"), function() T.raises(bad[2], bad[3]) end)
+end
+
+T.test("sft_stops_at_a_nan_and_names_step_and_rows", function()
+  local m = tiny:clone()
+  pl.no_grad(function() m:parameters()[1]:mul_(0 / 0) end)
+  T.raises(function() pl.train.sft(m, golden.rows, { batch_size = 2 }) end, "step 1: the loss is .*nan on rows %d, %d; try")
+  local before = tiny:hash()
+  local message = T.raises(function()
+    pl.train.sft(tiny, golden.rows, { batch_size = 6, lr = 1e30, optimizer = "sgd", max_grad_norm = 0, epochs = 9, lr_scheduler = "constant" })
+  end, "try a lower lr")
+  T.ok(message:find "step [2-9]", message)
+  T.eq(tiny:hash(), before)
+end)
+
+T.test("sft_same_bytes_on_any_number_of_threads", function()
+  local n = pl.threads()
+  local hashes = {}
+  for i, t in ipairs { 1, 2, 3 } do
+    pl.threads(t)
+    hashes[i] = pl.train.sft(tiny, golden.rows, { lr = 1e-2, epochs = 3, batch_size = 4, seed = 5 }):hash()
+  end
+  pl.threads(n)
+  T.eq(hashes[2], hashes[1])
+  T.eq(hashes[3], hashes[1])
+end)
+
+T.test("sft_end_token_is_trained", function()
+  local dir = T.need_shared() .. "/data/models/stories260K"
+  local m = pl.load(dir)
+  local rows = { { prompt = "Tim saw a cat.", completion = " The end." } }
+  local out = pl.train.sft(m, rows, { lr = 1e-3, epochs = 15, batch_size = 1, lr_scheduler = "constant" })
+  local g = out:generate({ "Tim saw a cat." }, { temperature = 0, max_tokens = 12 })
+  T.eq(g[1].finish, "stop")
+  T.eq(g[1].text, " The end.")
+  -- an answer that ran into a limit gets none
+  local cut = m:tokenize_rows { { prompt = "Tim saw a cat.", completion = { text = " The end.", finish = "length" } } }
+  T.ok(cut[1].ids[#cut[1].ids] ~= m:end_token())
+end)
+
+T.test("pretrain_packs_documents", function()
+  local pack = require("perilune.train.pretrain").pack
+  local blocks = pack({ { 1, 2, 3, 0 }, { 4, 5, 6, 7, 0 }, { 8, 0 } }, 5)
+  T.eq(blocks, { -- one token alone predicts nothing: left out
+    { { ids = { 1, 2, 3, 0 }, start = 2 } },
+    { { ids = { 5, 6, 7, 0 }, start = 2 } },
+  })
+  blocks = pack({ { 1, 2, 3, 0 }, { 4, 5, 6, 7, 0 }, { 8, 0 } }, 6)
+  T.eq(blocks, {
+    { { ids = { 1, 2, 3, 0 }, start = 2 }, { ids = { 4, 5 }, start = 2 } },
+    { { ids = { 6, 7, 0 }, start = 2 }, { ids = { 8, 0 }, start = 2 } },
+  })
+end)
+
+T.test("pretrain_documents_do_not_see_each_other", function()
+  local m = tiny:clone()
+  local one = m:completion_logprobs { { ids = { 5, 6, 7 }, start = 2 }, { ids = { 8, 9 }, start = 2 } }
+  local two = m:completion_logprobs { { ids = { 15, 16, 17 }, start = 2 }, { ids = { 8, 9 }, start = 2 } }
+  T.eq(one:tolist()[3], two:tolist()[3])
+end)
+
+T.test("pretrain_learns", function()
+  local docs = {}
+  for i = 1, 24 do docs[i] = { text = { 3 + i % 3, 10, 11, 12, 13, 14 } } end
+  local m = pl.train.pretrain(tiny, docs, { block_size = 16, batch_size = 3, epochs = 6, lr = 1e-2 })
+  local h = m.history
+  T.ok(h[#h].loss < h[1].loss * 0.5, ("%g to %g"):format(h[1].loss, h[#h].loss))
+  T.eq(h.summary.counts.tokens, 24 * 7)
+  T.raises(function() pl.train.pretrain(tiny, { { prompt = "x" } }, {}) end, "row 1 has no text")
+  T.raises(function() pl.train.pretrain(tiny, docs, { block_size = 1000 }) end, "context of 64")
+end)
+
+T.done()
