@@ -7,6 +7,7 @@
 
 #include "bind/bind.h"
 #include "format/safetensors.h"
+#include "format/tfevents.h"
 
 #define ST_NAME "perilune.Safetensors"
 
@@ -204,6 +205,83 @@ static int safetensors_write(lua_State *L) {
   return 1;
 }
 
+#define EVENTS_NAME "perilune.EventWriter"
+
+typedef struct events_box {
+  pl_tfevents *w; /* NULL once closed */
+} events_box;
+
+static int events_gc(lua_State *L) {
+  events_box *b = luaL_checkudata(L, 1, EVENTS_NAME);
+  pl_tfevents *w = b->w;
+  b->w = NULL;
+  (void)pl_tfevents_close(pl_lua_ctx(L), w); /* a collector has nobody to tell */
+  return 0;
+}
+
+/* events:close(), raises if the last bytes could not be written. */
+static int events_close(lua_State *L) {
+  events_box *b = luaL_checkudata(L, 1, EVENTS_NAME);
+  pl_tfevents *w = b->w;
+  b->w = NULL;
+  pl_lua_check(L, pl_tfevents_close(pl_lua_ctx(L), w));
+  return 0;
+}
+
+static pl_tfevents *check_events(lua_State *L) {
+  events_box *b = luaL_checkudata(L, 1, EVENTS_NAME);
+  luaL_argcheck(L, b->w != NULL, 1, "the event file is closed");
+  return b->w;
+}
+
+/* events:scalar(tag, step, value) */
+static int events_scalar(lua_State *L) {
+  pl_tfevents *w = check_events(L);
+  const char *tag = luaL_checkstring(L, 2);
+  lua_Integer step = luaL_checkinteger(L, 3);
+  lua_Number value = luaL_checknumber(L, 4);
+  pl_lua_check(L, pl_tfevents_scalar(pl_lua_ctx(L), w, tag, step, value));
+  return 0;
+}
+
+static int events_path(lua_State *L) {
+  lua_pushstring(L, pl_tfevents_path(check_events(L)));
+  return 1;
+}
+
+static int events_tostring(lua_State *L) {
+  events_box *b = luaL_checkudata(L, 1, EVENTS_NAME);
+  lua_pushfstring(L, "event file %s", b->w ? pl_tfevents_path(b->w) : "(closed)");
+  return 1;
+}
+
+/* format.tfevents_open(dir) -> EventWriter | nil, message; dir must exist */
+static int tfevents_open(lua_State *L) {
+  const char *dir = luaL_checkstring(L, 1);
+  events_box *b = lua_newuserdatauv(L, sizeof *b, 0);
+  b->w = NULL;
+  luaL_setmetatable(L, EVENTS_NAME);
+  pl_status status = pl_tfevents_open(pl_lua_ctx(L), dir, &b->w);
+  if (status != PL_OK) {
+    return pl_lua_nil_error(L, status);
+  }
+  return 1;
+}
+
+static const luaL_Reg events_methods[] = {
+    {"scalar", events_scalar},
+    {"path", events_path},
+    {"close", events_close},
+    {NULL, NULL},
+};
+
+static const luaL_Reg events_meta[] = {
+    {"__gc", events_gc},
+    {"__close", events_gc},
+    {"__tostring", events_tostring},
+    {NULL, NULL},
+};
+
 static const luaL_Reg st_methods[] = {
     {"names", st_names},       {"info", st_info},   {"tensor", st_tensor},
     {"metadata", st_metadata}, {"close", st_close}, {NULL, NULL},
@@ -219,6 +297,7 @@ static const luaL_Reg st_meta[] = {
 static const luaL_Reg functions[] = {
     {"safetensors_open", safetensors_open},
     {"safetensors_write", safetensors_write},
+    {"tfevents_open", tfevents_open},
     {NULL, NULL},
 };
 
@@ -226,6 +305,11 @@ int pl_open_format(lua_State *L) {
   luaL_newmetatable(L, ST_NAME);
   luaL_setfuncs(L, st_meta, 0);
   luaL_newlib(L, st_methods);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  luaL_newmetatable(L, EVENTS_NAME);
+  luaL_setfuncs(L, events_meta, 0);
+  luaL_newlib(L, events_methods);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   luaL_newlib(L, functions);

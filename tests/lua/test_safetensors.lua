@@ -1,5 +1,5 @@
 --- safetensors from Lua: files of the reference library (made by
---- tests/golden/make_safetensors.py), writing, and handles that are closed.
+--- tests/golden/make_safetensors.py), writing, closed handles; event files.
 --- Hostile files are tests/c/test_format.c's.
 local T = require "tests.lua.harness"
 local core = require "perilune.core"
@@ -94,6 +94,27 @@ T.test("failures name the file", function()
   T.raises(function() format.safetensors_write(path, { t }) end, "string keys")
   T.raises(function() format.safetensors_write(path, { a = t }, { format = 1 }) end, "not a string")
   T.raises(function() format.safetensors_write(path, { ["../a"] = t }) end, "cannot be written")
+end)
+
+-- What the file holds is read back in tests/c/test_format.c.
+T.test("event files from Lua", function()
+  local dir = T.tmpdir()
+  local events = assert(format.tfevents_open(dir))
+  local path = events:path()
+  events:scalar("loss", 1, 0.5)
+  events:scalar("loss", 2, 0)
+  T.raises(function() events:scalar("loss", -1, 0.5) end, "step of 0 or more")
+  T.raises(function() events:scalar("", 1, 0.5) end, "tag of 1 to")
+  T.raises(function() events:scalar("loss", 1.5, 0) end, "integer")
+  events:close()
+  events:close()
+  T.raises(function() events:scalar("loss", 3, 0) end, "closed")
+  T.eq(tostring(events), "event file (closed)")
+  local bytes = core.base.read_file(path)
+  T.ok(bytes:find("brain.Event:2", 1, true) and bytes:find("loss", 1, true))
+  T.eq(select(2, bytes:gsub("loss", "")), 2)
+  local none, why = format.tfevents_open "/nonexistent"
+  T.ok(none == nil and why:find("/nonexistent", 1, true), why)
 end)
 
 T.done()
