@@ -90,24 +90,30 @@ pl_tensor **pl_push_box(lua_State *L) {
   return box;
 }
 
-void pl_gc_hint(lua_State *L, size_t bytes) {
+/* Work for the collector worth `bytes`; true if that ended one of its cycles. */
+static bool gc_step(lua_State *L, size_t bytes) {
   size_t kb = bytes / 1024;
-  if (kb > 0) {
-    lua_gc(L, LUA_GCSTEP, kb > 1 << 30 ? 1 << 30 : (int)kb);
-  }
+  return kb > 0 && lua_gc(L, LUA_GCSTEP, kb > 1 << 30 ? 1 << 30 : (int)kb) == 1;
 }
 
-/* What grew since the last hint is what hangs on the newest objects: results,
- * and what the tape saved for them. Small growth adds up until it counts. */
+void pl_gc_hint(lua_State *L, size_t bytes) {
+  (void)gc_step(L, bytes);
+}
+
+/* What grew above the mark is what may hang on dead objects, and asks for work
+ * in proportion. The mark is the highest level since the collector last ended
+ * a cycle: a training loop, whose memory goes up and down by itself, asks for
+ * nothing after its first steps. It sinks slowly towards a lower level. */
 static void hint_growth(lua_State *L) {
   pl_lua *p = pl_lua_of(L);
   int64_t grown = p->ctx.mem.live - p->seen;
   if (grown >= 64 * 1024) {
     p->seen = p->ctx.mem.live;
-    pl_gc_hint(L, (size_t)grown);
-    p->seen = p->ctx.mem.live < p->seen ? p->ctx.mem.live : p->seen;
+    if (gc_step(L, (size_t)grown)) {
+      p->seen = p->ctx.mem.live;
+    }
   } else if (grown < 0) {
-    p->seen = p->ctx.mem.live;
+    p->seen += grown / 1024;
   }
 }
 
