@@ -541,6 +541,19 @@ static int blas_core(lua_State *L) {
   return 1;
 }
 
+/* fma_probe(rounds) -> operations done; time it for the machine's peak. */
+static int fma_probe(lua_State *L) {
+  lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
+  lua_pushnumber(L, pl_fma_probe(n));
+  return 1;
+}
+
+static int isa(lua_State *L) {
+  lua_pushstring(L, pl_isa_name());
+  return 1;
+}
+
 static int interrupted(lua_State *L) {
   lua_pushboolean(L, pl_interrupt_pending());
   return 1;
@@ -632,6 +645,8 @@ static const luaL_Reg functions[] = {
     {"threads", threads},
     {"cpu_name", cpu_name},
     {"blas_core", blas_core},
+    {"fma_probe", fma_probe},
+    {"isa", isa},
     {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},
     {"isatty", isatty_},

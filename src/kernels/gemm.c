@@ -76,11 +76,12 @@ typedef int64_t real_bits;
 void K(gemm_small)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, const real *A,
                    int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  pl_isa isa = pl_isa_found();
+  if (isa == PL_ISA_V4) {
     product_v4(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (isa == PL_ISA_V3) {
     product_v3(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
