@@ -86,8 +86,7 @@ static double eye_at(const fill *f, int64_t i) {
 }
 
 void pl_fill_value(pl_tensor *t, double v) {
-  fill f = {.a = v, .b = 0.0, .value = range_at};
-  run(&f, t);
+  pl_fill(t, v);
 }
 
 void pl_fill_range(pl_tensor *t, double from, double step) {

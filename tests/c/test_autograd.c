@@ -4,11 +4,12 @@
 #include "autograd/inplace.h"
 #include "autograd/op.h"
 #include "autograd/opkit.h"
-#include "tensor/create.h"
+#include "tensor/fill.h"
 
 static pl_tensor *full(double v, bool grad, int64_t n) {
   pl_tensor *t = NULL;
-  CHECK_OK(pl_make_full(ctx(), PL_F32, 1, &n, v, &t));
+  CHECK_OK(pl_tensor_new(ctx(), PL_F32, 1, &n, &t));
+  pl_fill_value(t, v);
   if (grad) {
     CHECK_OK(pl_set_requires_grad(ctx(), t, true));
   }
@@ -307,7 +308,7 @@ TEST(backward_checks_its_gradient) {
   CHECK_HAS(ctx()->err, "[3]");
   CHECK(w->grad == NULL && y->grad == NULL);
   pl_tensor *i = NULL;
-  CHECK_OK(pl_make_arange(ctx(), PL_I64, 0, 3, 1, &i));
+  CHECK_OK(pl_tensor_new(ctx(), PL_I64, 1, PL_SHAPE(3), &i));
   CHECK_STATUS(pl_set_requires_grad(ctx(), i, true), PL_EINVAL);
   CHECK_STATUS(pl_set_requires_grad(ctx(), y, true), PL_EINVAL);
   CHECK_HAS(ctx()->err, "only leaves");
@@ -320,7 +321,8 @@ TEST(backward_checks_its_gradient) {
 /* positions handed out with a result may be changed; the gradient does not care */
 TEST(positions_are_the_callers_own) {
   pl_tensor *w = NULL;
-  CHECK_OK(pl_make_arange(ctx(), PL_F32, 0, 6, 1, &w));
+  CHECK_OK(pl_tensor_new(ctx(), PL_F32, 1, PL_SHAPE(6), &w));
+  pl_fill_range(w, 0, 1);
   CHECK_OK(pl_set_requires_grad(ctx(), w, true));
   for (int k = 0; k < 2; k++) {
     pl_tensor *out[PL_OP_MAX_OUT] = {NULL};

@@ -3,7 +3,7 @@
 
 #include "autograd/opkit.h"
 #include "base/par.h"
-#include "tensor/create.h"
+#include "tensor/fill.h"
 
 static double at2(const pl_tensor *t, int64_t a, int64_t b) {
   const int64_t i[2] = {a, b};
@@ -159,96 +159,64 @@ TEST(copy_broadcasts_overlaps_and_counts) {
   pl_tensor_unref(row);
 }
 
-TEST(ranges_and_constants) {
-  pl_tensor *t = NULL;
-  CHECK_OK(pl_make_arange(ctx(), PL_I64, 2, 9, 3, &t));
-  CHECK_INT(pl_numel(t), 3);
-  CHECK_INT(pl_i64(t)[2], 8);
+TEST(filling) {
+  pl_tensor *t = count(PL_F64, 2, PL_SHAPE(2, 3));
+  pl_fill_range(t, 1, -0.25);
+  CHECK_NEAR(at2(t, 1, 2), -0.25, 0);
+  pl_fill_eye(t);
+  CHECK(at2(t, 1, 1) == 1 && at2(t, 1, 2) == 0 && at2(t, 0, 0) == 1);
+  pl_tensor *column = NULL;
+  CHECK_OK(pl_tensor_view(ctx(), t, 1, PL_SHAPE(2), PL_SHAPE(3), 2, &column));
+  uint32_t version = t->storage->version;
+  CHECK_OK(pl_fill(column, 7)); /* only the view's elements */
+  CHECK(at2(t, 0, 2) == 7 && at2(t, 1, 2) == 7 && at2(t, 1, 1) == 1);
+  CHECK_INT(t->storage->version, version + 1);
+  pl_tensor_unref(column);
   pl_tensor_unref(t);
-  CHECK_OK(pl_make_arange(ctx(), PL_F32, 1, 0, -0.25, &t));
-  CHECK_INT(pl_numel(t), 4);
-  CHECK_NEAR(pl_f32(t)[3], 0.25, 0);
-  pl_tensor_unref(t);
-  CHECK_OK(pl_make_arange(ctx(), PL_F32, 5, 5, 1, &t));
-  CHECK_INT(pl_numel(t), 0);
-  pl_tensor_unref(t);
-  CHECK_STATUS(pl_make_arange(ctx(), PL_F32, 0, 5, 0, &t), PL_EINVAL);
-  CHECK_STATUS(pl_make_arange(ctx(), PL_F32, 0, NAN, 1, &t), PL_EINVAL);
-  CHECK_OK(pl_make_linspace(ctx(), PL_F64, 0, 1, 7, &t));
-  int64_t last = 6;
-  CHECK(pl_get(t, &last) == 1);
-  pl_tensor_unref(t);
-  CHECK_OK(pl_make_eye(ctx(), PL_F32, 2, 3, &t));
-  CHECK(at2(t, 1, 1) == 1 && at2(t, 1, 2) == 0);
-  pl_tensor_unref(t);
+  for (int d = 0; d < PL_N_DTYPES; d++) {
+    t = count((pl_dtype)d, 1, PL_SHAPE(70000)); /* several blocks */
+    pl_fill_value(t, 1);
+    int64_t bad = 0;
+    for (int64_t k = 0; k < 70000; k++) {
+      bad += pl_get(t, &k) != 1;
+    }
+    CHECK_INT(bad, 0);
+    pl_tensor_unref(t);
+  }
 }
 
 TEST(random_numbers_are_a_function_of_the_seed) {
   int was = pl_threads();
   pl_tensor *t[4] = {NULL};
-  for (int k = 0; k < 3; k++) {
+  for (int k = 0; k < 4; k++) {
     pl_set_threads(k + 1);
-    CHECK_OK(pl_make_randn(ctx(), PL_F32, 2, PL_SHAPE(300, 300), 1, 2, 7, 0, &t[k]));
+    CHECK_OK(pl_tensor_new(ctx(), PL_F32, 2, PL_SHAPE(300, 300), &t[k]));
+    pl_fill_normal(t[k], k < 3 ? 7 : 8, 0);
   }
-  pl_set_threads(was);
-  CHECK_OK(pl_make_randn(ctx(), PL_F32, 2, PL_SHAPE(300, 300), 1, 2, 8, 0, &t[3]));
   CHECK(memcmp(pl_data(t[0]), pl_data(t[1]), t[0]->storage->bytes) == 0);
   CHECK(memcmp(pl_data(t[0]), pl_data(t[2]), t[0]->storage->bytes) == 0);
   CHECK(memcmp(pl_data(t[0]), pl_data(t[3]), t[0]->storage->bytes) != 0);
+  pl_set_threads(was);
   double sum = 0;
   double sq = 0;
   for (int k = 0; k < 90000; k++) {
     sum += pl_f32(t[0])[k];
     sq += pl_f32(t[0])[k] * pl_f32(t[0])[k];
   }
-  CHECK_NEAR(sum / 90000, 1, 0.03); /* 4.5 standard errors */
-  CHECK_NEAR(sq / 90000 - (sum / 90000) * (sum / 90000), 4, 0.1);
+  CHECK_NEAR(sum / 90000, 0, 0.015); /* 4.5 standard errors */
+  CHECK_NEAR(sq / 90000, 1, 0.025);
   for (int k = 0; k < 4; k++) {
     pl_tensor_unref(t[k]);
   }
   pl_tensor *w = NULL;
-  CHECK_OK(pl_make_randint(ctx(), PL_I64, 1, PL_SHAPE(6000), -1, 2, 3, 0, &w));
+  CHECK_OK(pl_tensor_new(ctx(), PL_I64, 1, PL_SHAPE(6000), &w));
+  pl_fill_integers(w, 3, 0, -1, 3);
   int seen[3] = {0};
   for (int k = 0; k < 6000; k++) {
     REQUIRE(pl_i64(w)[k] >= -1 && pl_i64(w)[k] < 2);
     seen[pl_i64(w)[k] + 1]++;
   }
   CHECK(seen[0] > 1850 && seen[1] > 1850 && seen[2] > 1850);
-  pl_tensor_unref(w);
-  CHECK_STATUS(pl_make_randint(ctx(), PL_I64, 1, PL_SHAPE(6), 2, 2, 3, 0, &w), PL_EINVAL);
-}
-
-TEST(weighted_draws) {
-  static const float weights[5] = {0, 1, 3, 0, 4};
-  pl_tensor *w = NULL;
-  pl_tensor *p = NULL;
-  CHECK_OK(pl_tensor_new(ctx(), PL_F32, 1, PL_SHAPE(5), &w));
-  memcpy(pl_data(w), weights, sizeof weights);
-  CHECK_OK(pl_make_multinomial(ctx(), w, 8000, true, 1, 0, &p));
-  int seen[5] = {0};
-  for (int k = 0; k < 8000; k++) {
-    seen[pl_i64(p)[k]]++;
-  }
-  CHECK(seen[0] == 0 && seen[3] == 0);
-  CHECK_NEAR(seen[1], 1000, 150);
-  CHECK_NEAR(seen[2], 3000, 220);
-  pl_tensor_unref(p);
-  int first[5] = {0};
-  for (uint64_t s = 0; s < 800; s++) {
-    CHECK_OK(pl_make_multinomial(ctx(), w, 3, false, s, 0, &p));
-    const int64_t *v = pl_i64(p);
-    CHECK(v[0] != v[1] && v[1] != v[2] && v[0] != v[2]);
-    first[v[0]]++;
-    pl_tensor_unref(p);
-  }
-  CHECK_NEAR(first[4], 400, 65);
-  CHECK_NEAR(first[1], 100, 45);
-  CHECK_STATUS(pl_make_multinomial(ctx(), w, 4, false, 1, 0, &p), PL_EINVAL);
-  CHECK_HAS(ctx()->err, "4 draws without replacement from 3 weights above 0");
-  ((float *)pl_data(w))[1] = -1;
-  CHECK_STATUS(pl_make_multinomial(ctx(), w, 1, true, 1, 0, &p), PL_EINVAL);
-  CHECK_HAS(ctx()->err, "weight -1 at position 2");
-  CHECK(p == NULL);
   pl_tensor_unref(w);
 }
 
