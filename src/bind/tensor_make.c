@@ -338,8 +338,8 @@ static void fill_nested(lua_State *L, nested *n, int depth) {
     } else if (lua_isboolean(L, -1)) {
       v = lua_toboolean(L, -1);
     } else {
-      pl_lua_raise(L, "tensor: entry %s must be a number, got %s", place(L, n->at, depth),
-                   luaL_typename(L, -2));
+      const char *got = luaL_typename(L, -1);
+      pl_lua_raise(L, "tensor: entry %s must be a number, got %s", place(L, n->at, depth), got);
     }
     if (n->t->dtype == PL_I64 && lua_isinteger(L, -1)) {
       pl_i64(n->t)[n->next++] = lua_tointeger(L, -1);
@@ -354,8 +354,9 @@ static void fill_nested(lua_State *L, nested *n, int depth) {
     return;
   }
   if (!lua_istable(L, -1)) {
+    const char *got = luaL_typename(L, -1);
     pl_lua_raise(L, "tensor: entry %s must be a list of %lld, got %s", place(L, n->at, depth),
-                 (long long)n->shape[depth], luaL_typename(L, -2));
+                 (long long)n->shape[depth], got);
   }
   int64_t len = (int64_t)lua_rawlen(L, -1);
   if (len != n->shape[depth]) {

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Ctrl-C (SIGINT) stops a script at once, whatever it does, with status 130.
+set -u
+bin=${PL_BIN:-./perilune}
+tmp=$(mktemp -d) || exit 2
+trap 'rm -rf "$tmp"' EXIT
+
+# stops NAME CODE: CODE makes the file "on" and then does what must be stopped
+stops() {
+  local name=$1
+  rm -f "$tmp/on"
+  "$bin" -e "io.open('$tmp/on', 'w'):close() $2" >"$tmp/out" 2>&1 </dev/null &
+  local pid=$! i
+  for i in $(seq 200); do
+    [ -e "$tmp/on" ] && break
+    sleep 0.05
+  done
+  sleep 0.2
+  kill -INT "$pid"
+  for i in $(seq 100); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.05
+  done
+  if kill -0 "$pid" 2>/dev/null; then
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
+    echo "not ok $name: still running after 5 s"
+    return
+  fi
+  wait "$pid"
+  local status=$?
+  if [ $status -ne 130 ]; then
+    echo "not ok $name: status $status: $(head -c 300 "$tmp/out")"
+  elif ! grep -q interrupted "$tmp/out"; then
+    echo "not ok $name: says $(head -c 300 "$tmp/out")"
+  else
+    echo "ok $name"
+  fi
+}
+
+stops "a loop" 'while true do end'
+stops "a loop around pcall" 'while true do pcall(function() while true do end end) end'
+stops "a loop in a coroutine" 'coroutine.wrap(function() while true do end end)()'
+stops "a coroutine that catches" 'while true do coroutine.resume(coroutine.create(function() while true do pcall(error) end end)) end'
+stops "tensor operations" 'local x = pl.randn(500, 500) while true do x = x:matmul(x):tanh() end'
+stops "a loop that catches tensor errors" 'local x = pl.randn(9) while true do pcall(x.matmul, x) end'
+stops "sleeping" 'require("perilune.core").base.sleep(60)'
+stops "no_grad" 'while true do pl.no_grad(function() while true do end end) end'
+stops "reading" 'while true do io.read("a") end'
