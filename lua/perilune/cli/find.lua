@@ -25,7 +25,10 @@ local function load_file(path)
   local ok, value = xpcall(chunk, function(problem)
     return type(problem) == "string" and problem or tostring(problem)
   end)
-  if not ok then error(value, 0) end
+  if not ok then
+    -- `return pl.recipe { ... }` is a tail call: its errors have no line to tell
+    error(value:find(path, 1, true) and value or ("%s: %s"):format(path, value), 0)
+  end
   if not study.is_recipe(value) then
     error(("%s: is no recipe: the file must end with `return pl.recipe { ... }`, it returned a %s"):format(path,
       type(value)), 0)

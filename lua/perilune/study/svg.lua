@@ -30,9 +30,11 @@ local function tick_text(v)
   return (("%.4f"):format(v):gsub("0+$", ""):gsub("%.$", ""))
 end
 
+local function is_finite(v) return type(v) == "number" and v == v and math.abs(v) < math.huge end
+
 local function range(values, low, high)
-  for _, v in ipairs(values) do
-    if type(v) == "number" and v == v and math.abs(v) < math.huge then
+  for _, v in pairs(values) do
+    if is_finite(v) then
       low, high = math.min(low, v), math.max(high, v)
     end
   end
@@ -67,20 +69,20 @@ function svg.bars(spec)
     local y = (i - 1) * row_height
     local mid = y + row_height / 2
     add("<text class=name x=%d y=%s text-anchor=end>%s</text>", left - 10, f(mid + 4), html.text(row.label))
-    if type(row.value) == "number" then
+    if is_finite(row.value) then
       local from, to = math.min(x(0), x(row.value)), math.max(x(0), x(row.value))
       add("<rect x=%s y=%s width=%s height=%d rx=2 fill=\"var(--%s)\" opacity=.75><title>%s: %s</title></rect>", f(from), f(y + 6),
         f(math.max(1, to - from)), row_height - 12, row.colour or spec.colour or "bar", html.text(row.label),
         html.number(row.value, 1))
       local edge = to
-      if row.ci_low and row.ci_high then
+      if is_finite(row.ci_low) and is_finite(row.ci_high) then
         add("<path d=\"M%s %sH%sM%s %sv8M%s %sv8\" stroke=\"var(--ink)\" stroke-width=1.4 fill=none><title>95 %%: %s to %s</title></path>",
           f(x(row.ci_low)), f(mid), f(x(row.ci_high)), f(x(row.ci_low)), f(mid - 4), f(x(row.ci_high)), f(mid - 4),
           html.number(row.ci_low, 1), html.number(row.ci_high, 1))
         edge = math.max(edge, x(row.ci_high))
       end
       for _, p in ipairs(row.points or {}) do
-        if type(p) == "number" then
+        if is_finite(p) then
           add("<circle cx=%s cy=%s r=2.6 fill=\"var(--card)\" stroke=\"var(--ink)\"><title>%s</title></circle>", f(x(p)), f(mid),
             html.number(p, 1))
           edge = math.max(edge, x(p))
@@ -137,7 +139,7 @@ local function finite(xs, ys)
   local out_x, out_y = {}, {}
   for i = 1, math.min(#xs, #ys) do
     local v = ys[i]
-    if type(v) == "number" and v == v and math.abs(v) < math.huge then
+    if is_finite(v) then
       out_x[#out_x + 1], out_y[#out_y + 1] = xs[i], v
     end
   end

@@ -1,0 +1,225 @@
+-- Stages remember: hits, keys, damage, values of each kind, locks, and what cannot be hashed.
+local T = require "tests.lua.harness"
+local pl = require "perilune"
+local base = require("perilune.core").base
+local hash = require "perilune.study.hash"
+local progress = require "perilune.study.progress"
+local stage = require "perilune.study.stage"
+local store = require "perilune.study.store"
+local text = require "perilune.world.text"
+
+progress.quiet(true)
+store.set_home(T.tmpdir() .. "/home")
+
+-- Runs f as a recipe's body.
+local function within(f)
+  local result
+  pl.recipe({ name = "test", run = function(_, run)
+    result = f(run)
+    return {}
+  end }):run()
+  return result
+end
+
+local computed = 0
+local function number(options, inputs)
+  return within(function()
+    return stage.remember {
+      name = "number", kind = "table", options = options, inputs = inputs,
+      compute = function(ctx)
+        computed = computed + 1
+        ctx.calls = 3
+        return { n = computed, third = 1 / 3 }
+      end,
+    }
+  end)
+end
+
+T.test("a stage is computed once; other options, inputs or names compute again", function()
+  local first = number { a = 1 }
+  T.eq(number { a = 1 }, first)
+  T.eq(number({ a = 1 }).third, 1 / 3)
+  T.eq(computed, 1)
+  number { a = 2 }
+  number({ a = 1 }, { 1 })
+  number({ a = 1 }, { 1.0 })
+  T.eq(computed, 3, "1 and 1.0 are the same input")
+end)
+
+T.test("outside a run nothing is remembered, unless asked", function()
+  local n = 0
+  local function spec(cache)
+    return { name = "plain", kind = "table", cache = cache, compute = function()
+      n = n + 1
+      return n
+    end }
+  end
+  T.eq({ stage.remember(spec()), stage.remember(spec()) }, { 1, 2 })
+  T.eq({ stage.remember(spec(true)), stage.remember(spec(true)) }, { 3, 3 })
+end)
+
+local function stage_dirs()
+  local out = {}
+  for _, group in ipairs(base.list_dir(store.home() .. "/.stages")) do
+    for _, name in ipairs(base.list_dir(store.home() .. "/.stages/" .. group)) do
+      out[#out + 1] = ("%s/.stages/%s/%s"):format(store.home(), group, name)
+    end
+  end
+  return out
+end
+
+T.test("what was killed while writing is not seen; only whole entries are there", function()
+  for _, dir in ipairs(stage_dirs()) do
+    T.ok(not dir:find(".tmp.", 1, true) and not dir:find("%.lock$") and not dir:find("%.work$"), dir)
+    T.ok(base.exists(dir .. "/stage.json"), dir)
+  end
+end)
+
+T.test("a damaged entry is computed again, with the same outcome", function()
+  store.set_home(T.tmpdir() .. "/damage")
+  local before = computed
+  number { a = 7 }
+  local function harm(name, bytes)
+    for _, dir in ipairs(stage_dirs()) do
+      if base.exists(dir .. "/" .. name) then assert(base.write_file(dir .. "/" .. name, bytes)) end
+    end
+  end
+  for i, case in ipairs { { "value.json", '{"value":{"n":99}}' }, { "stage.json", '{"form' }, { "stage.json", "[]" } } do
+    harm(case[1], case[2])
+    number { a = 7 }
+    T.eq(computed, before + 1 + i, case[1])
+    number { a = 7 }
+    T.eq(computed, before + 1 + i, "whole again")
+  end
+  store.set_home(T.tmpdir() .. "/home")
+end)
+
+T.test("a stage that fails leaves nothing behind and can be done again", function()
+  local fail = true
+  local function try()
+    return within(function()
+      return stage.remember { name = "fails", kind = "table", compute = function()
+        if fail then error "no luck" end
+        return 5
+      end }
+    end)
+  end
+  T.raises(try, "no luck")
+  T.eq(stage.current(), nil)
+  fail = false
+  T.eq(try(), 5)
+end)
+
+T.test("a lock left by a dead process is taken over", function()
+  local key = base.sha256 "some key"
+  local dir = ("%s/.stages/%s/%s.lock"):format(store.home(), key:sub(1, 2), key:sub(3, 40))
+  assert(base.mkdirs(dir))
+  assert(base.write_file(dir .. "/owner", "1 12345"))     -- that process started at another time
+  local waited = false
+  do
+    local lock <close> = store.lock(key, function() waited = true end)
+    T.ok(base.exists(dir .. "/owner"))
+  end
+  T.eq(waited, false)
+  T.eq(base.exists(dir), false)
+end)
+
+T.test("datasets come back row by row, with their counts and hash, read only when needed", function()
+  local function get()
+    return within(function()
+      return stage.remember { name = "rows", kind = "dataset", compute = function()
+        local ds = pl.data.from { { prompt = "é\n", completion = { text = " x", ids = { 0, 5 }, finish = "stop" } } }
+        rawset(ds, "counts", { asked = 3 })
+        return ds
+      end }
+    end)
+  end
+  local first, second = get(), get()
+  T.eq(rawget(second, "list"), nil, "not read yet")
+  T.eq(second:hash(), first:hash())
+  T.eq(second.counts.asked, 3)
+  T.eq(rawget(second, "list"), nil, "still not read")
+  T.eq(second[1], first[1])
+  T.eq(pl.data.from(second:rows()):hash(), first:hash())
+end)
+
+local function tiny(seed)
+  local tokenizer = text.tokenizer()
+  return pl.models.new({
+    model_type = "llama", vocab_size = tokenizer:vocab_size(), hidden_size = 16, intermediate_size = 32,
+    num_hidden_layers = 1, num_attention_heads = 2, max_position_embeddings = 64, tie_word_embeddings = true,
+    rms_norm_eps = 1e-5, rope_theta = 10000.0, eos_token_id = tokenizer:token_to_id "</s>",
+  }, { tokenizer = tokenizer, seed = seed })
+end
+
+T.test("models come back to the bit, with their history, read only when needed", function()
+  local demos = pl.feedback.demonstrate("oracle:1", { "Q: sort: fox cat\nA:", "Q: length of: cat\nA:" })
+  local steps, replayed = 0, {}
+  local function get(on_step)
+    return within(function() return pl.train.sft(tiny(3), demos, { lr = 1e-2, epochs = 2, batch_size = 2, on_step = on_step }) end)
+  end
+  local first = get(function() steps = steps + 1 end)
+  local second = get(function(row) replayed[#replayed + 1] = row.loss end)
+  T.eq(rawget(second, "decoder"), nil, "not read yet")
+  T.eq(second:hash(), first:hash())
+  T.eq({ steps, #replayed, replayed[2] }, { 2, 2, first.history[2].loss })
+  T.eq(second.history[1].loss, first.history[1].loss)
+  T.eq(rawget(second, "decoder"), nil, "still not read")
+  local rows = { { prompt = "Q: sort: fox cat\nA:", completion = " cat fox" } }
+  T.eq(second:score(rows):tolist(), first:score(rows):tolist())
+  T.ok(rawget(second, "decoder"))
+  T.eq(second:hash(), first:hash(), "the weights read are those noted")
+end)
+
+T.test("a function is keyed by its code and what it captured", function()
+  local count = 0
+  local function judge(word, extra)
+    local critic = function(r) return r.a:find(word) and extra.side or "b" end
+    return within(function()
+      return stage.remember { name = "keyed", kind = "table", inputs = { critic }, compute = function()
+        count = count + 1
+        return count
+      end }
+    end)
+  end
+  T.eq(judge("x", { side = "a" }), 1)
+  T.eq(judge("x", { side = "a" }), 1)
+  T.eq(judge("y", { side = "a" }), 2)
+  T.eq(judge("x", { side = "tie" }), 3)
+end)
+
+T.test("what cannot be hashed is computed each time", function()
+  local count = 0
+  local thread = coroutine.create(print)
+  for _ = 1, 2 do
+    within(function()
+      return stage.remember { name = "unhashable", kind = "table", inputs = { thread }, compute = function()
+        count = count + 1
+        return 1
+      end }
+    end)
+  end
+  T.eq(count, 2)
+end)
+
+T.test("hashes: order of keys and place in memory do not count, content does", function()
+  local a, b = {}, {}
+  for i = 1, 50 do a["k" .. i] = i end
+  for i = 50, 1, -1 do b["k" .. i] = i end
+  T.eq(hash.of(a), hash.of(b))
+  b.k7 = 7.5
+  T.ok(hash.of(a) ~= hash.of(b))
+  T.ok(hash.of { 1, 2 } ~= hash.of { { 1 }, 2 })
+  T.ok(hash.of { "ab", "c" } ~= hash.of { "a", "bc" })
+  local loop = {}
+  loop.self = loop
+  T.ok(hash.of(loop))
+  T.ok(hash.of { pl.softplus }, "perilune's own functions are known by name")
+  local value, why = hash.of { deep = { io.stdout } }
+  T.eq(value, nil)
+  T.ok(why:find("deep.1", 1, true), why)
+  T.eq(hash.of(pl.tensor { 1, 2 }), hash.of(pl.tensor { 1, 2 }))
+  T.ok(hash.of(pl.tensor { 1, 2 }) ~= hash.of(pl.tensor { 1, 3 }))
+end)
+
+T.done()
