@@ -88,7 +88,9 @@ local function resolve(name, env)
   for part in name:gmatch "[%w_]+" do
     if first then
       v = rawget(env or _G, part) or rawget(_G, part)
-      if v == nil then
+      if v == nil and part == "pl" then
+        v = pl
+      elseif v == nil then
         local ok, found = pcall(function() return pl[part] end)
         v = ok and found or nil
       end

@@ -69,7 +69,7 @@ T.test("commands", function()
   T.ok(session({ ":qiut" }):find 'did you mean "quit"')
   T.eq(session { ":quit", "1" }, "")
   T.ok(session({ ":load nowhere.lua" }):find "nowhere.lua")
-  local path = T.tmp() .. "/part.lua"
+  local path = T.tmpdir() .. "/part.lua"
   local f = assert(io.open(path, "w"))
   f:write "answer = (answer or 41) + 1\n"
   f:close()
