@@ -198,8 +198,8 @@ function Dataset:kind()
   return first and formats.kind(first)
 end
 
----Selects and renames: positions keep a name, NEW = "OLD" renames. Token ids and finish
----of an answer go with it (NAME_ids, NAME_finish).
+---Selects and renames: positions keep a name, NEW = "OLD" renames. Token ids, finish and
+---tokenizer of an answer go with it (NAME_ids, NAME_finish, NAME_tokenizer).
 ---@param spec table
 ---@return perilune.Dataset
 function Dataset:columns(spec)
@@ -220,7 +220,7 @@ function Dataset:columns(spec)
     for _, p in ipairs(pairs_of) do
       new[p[1]] = row[p[2]]
       seen[p[2]] = seen[p[2]] or row[p[2]] ~= nil
-      for _, extra in ipairs { "_ids", "_finish" } do
+      for _, extra in ipairs { "_ids", "_finish", "_tokenizer" } do
         if row[p[2] .. extra] ~= nil then
           new[p[1] .. extra] = row[p[2] .. extra]
         end

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# A training run that is killed or stopped again and again ends with the bytes of an undisturbed one.
+set -u
+bin=${PL_BIN:-./perilune}
+tmp=$(mktemp -d) || exit 2
+# a child that is stopped before it became the program would run this trap, too
+trap '[ "$BASHPID" = $$ ] && rm -rf "$tmp"' EXIT
+
+cat >"$tmp/train.lua" <<'END'
+local pl = require "perilune"
+local kind, dir = arg[1], arg[2]
+local g = assert(pl.json.read "tests/golden/train/losses.json")
+local m = pl.load "tests/golden/lm/tied"
+local o = { lr = 1e-2, epochs = 40, batch_size = 2, seed = 3, save_steps = 4, save_dir = dir }
+-- slow enough to be hit
+if dir then o.on_step = function() require("perilune.core").base.sleep(0.003) end end
+local out
+if kind == "sft" then
+  out = pl.train.sft(m, g.rows, o)
+else
+  o.beta = 0.1
+  out = pl.train.preference(m, g.pairs, o)
+end
+print(out:hash())
+END
+
+for kind in sft dpo; do
+  want=$("$bin" "$tmp/train.lua" $kind 2>/dev/null)
+  for signal in KILL INT; do
+    dir=$tmp/$kind-$signal
+    got="" hits=0
+    for try in $(seq 20); do
+      "$bin" "$tmp/train.lua" $kind "$dir" >"$tmp/out" 2>"$tmp/err" </dev/null &
+      pid=$!
+      sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
+      kill -$signal $pid 2>/dev/null && hits=$((hits + 1))
+      if wait $pid 2>/dev/null; then
+        got=$(cat "$tmp/out")
+        break
+      fi
+    done
+    if [ -z "$got" ]; then
+      got=$("$bin" "$tmp/train.lua" $kind "$dir" 2>"$tmp/err")
+    fi
+    if [ -n "$want" ] && [ "$got" = "$want" ]; then
+      echo "ok $kind: SIG$signal and again ($hits times) gives the same bytes"
+    else
+      tail -3 "$tmp/err"
+      echo "not ok $kind: SIG$signal: got '$got', wanted '$want'"
+    fi
+  done
+done
