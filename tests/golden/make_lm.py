@@ -34,7 +34,8 @@ def logprobs(model, rows):
 
 def greedy(model, ids, n):
     with torch.no_grad():
-        out = model.generate(torch.tensor([ids]), max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)
+        x = torch.tensor([ids])
+        out = model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)
     return out[0, len(ids):].tolist()
 
 
@@ -51,7 +52,8 @@ def make(name, dtype=torch.float32, shard=None, **kw):
     path = os.path.join(OUT, name)
     shutil.rmtree(path, ignore_errors=True)
     model.save_pretrained(path, **({"max_shard_size": shard} if shard else {}))
-    model = model.float().eval()
+    # read back, so that the rotary frequencies are f32 whatever the weights are
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     return {"rows": ROWS, "logprobs": logprobs(model, ROWS), "prompt": ROWS[2], "greedy": greedy(model, ROWS[2], 24)}
 
 

@@ -1,0 +1,229 @@
+-- Models as directories: against transformers' numbers, back and forth, and what is refused.
+local T = require "tests.lua.harness"
+local pl = require "perilune"
+local core = require "perilune.core"
+local base = core.base
+
+local GOLDEN = "tests/golden/lm"
+local golden = base.json_read(GOLDEN .. "/logprobs.json")
+
+-- log-probabilities of every row against the stored ones
+local function matches(m, g, tol)
+  local lp = pl.no_grad(function() return (m:logprobs(g.rows)) end)
+  for i, want in ipairs(g.logprobs) do
+    for t, v in ipairs(want) do
+      T.near(lp[i][t]:item(), v, tol, ("row %d, token %d"):format(i, t + 1))
+    end
+    for t = #want + 1, lp:size(2) do T.eq(lp[i][t]:item(), 0.0) end
+  end
+end
+
+for _, name in ipairs { "tied", "untied", "half" } do
+  T.test("transformers_" .. name, function()
+    local m = pl.load(GOLDEN .. "/" .. name)
+    matches(m, golden[name], 1e-4)
+    local out = m:generate({ golden[name].prompt }, { temperature = 0, max_tokens = #golden[name].greedy })
+    local want = golden[name].greedy
+    for t, id in ipairs(out[1].ids) do T.eq(id, want[t]) end
+    T.ok(out[1].finish == "length" or out[1].ids[#out[1].ids] == 2)
+  end)
+end
+
+T.test("transformers_stories260K", function()
+  local m = pl.load(T.need_shared() .. "/data/models/stories260K")
+  T.eq(m:num_parameters(), 260032)
+  matches(m, golden.stories260K, 1e-4)
+end)
+
+local function write(path, text)
+  local f = assert(io.open(path, "wb"))
+  f:write(text)
+  f:close()
+end
+
+local function read(path)
+  local f = assert(io.open(path, "rb"))
+  local s = f:read "a"
+  f:close()
+  return s
+end
+
+-- A copy of a golden directory with changes to its config.
+local made = 0
+local function copy_of(name, change)
+  made = made + 1
+  local dir = ("%s/copy-%d"):format(T.tmpdir(), made)
+  assert(os.execute(("cp -r '%s/%s' '%s'"):format(GOLDEN, name, dir)))
+  local config = base.json_read(dir .. "/config.json")
+  for k, v in pairs(change or {}) do config[k] = v end
+  write(dir .. "/config.json", base.json_encode(config))
+  return dir
+end
+
+T.test("save_and_load_again", function()
+  for _, name in ipairs { "tied", "untied", "half" } do
+    local m = pl.load(GOLDEN .. "/" .. name)
+    local dir = T.tmpdir() .. "/saved-" .. name
+    T.eq(m:save(dir), true)
+    local again = pl.load(dir)
+    T.ok(again:logprobs(golden[name].rows):equal((m:logprobs(golden[name].rows))))
+    T.eq(base.json_read(dir .. "/config.json").torch_dtype, "float32")
+    T.eq(again:stop_ids(), { 2 })
+    m:save(dir) -- over the model that is there
+    T.eq(pl.load(dir):hash(), again:hash())
+    T.eq(#base.list_dir(dir), 3)
+  end
+  T.ok(#base.list_dir(T.tmpdir()) >= 3)
+  for _, f in ipairs(base.list_dir(T.tmpdir())) do T.ok(not f:find "%.tmp%-" and not f:find "%.old%-", f) end
+end)
+
+T.test("save_refuses_what_is_no_model", function()
+  local m = pl.load(GOLDEN .. "/tied")
+  local dir = T.tmpdir() .. "/other"
+  assert(base.mkdirs(dir))
+  write(dir .. "/precious.txt", "x")
+  T.raises(m.save, "holds other files", m, dir)
+  T.raises(m.save, "is a file", m, dir .. "/precious.txt")
+  T.raises(m.save, "wanted a directory's path", m)
+  T.eq(read(dir .. "/precious.txt"), "x")
+end)
+
+T.test("tokenizer_files_are_kept", function()
+  local from = T.need_shared() .. "/data/models/stories260K"
+  local m = pl.load(from)
+  local dir = T.tmpdir() .. "/stories"
+  m:save(dir)
+  for _, f in ipairs { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json" } do
+    T.eq(read(dir .. "/" .. f), read(from .. "/" .. f), f)
+  end
+  local again = pl.load(dir)
+  T.eq(again:hash(), m:hash())
+  T.eq(again:stop_ids(), { 1, 2 })
+  T.eq(again:end_token(), 2)
+end)
+
+T.test("refusals_name_what_is_wrong", function()
+  local cases = {
+    { { model_type = "lama" }, 'did you mean "llama"' },
+    { { model_type = "mamba" }, 'unknown model_type "mamba"' },
+    { { attention_bias = true }, "attention_bias = true is not supported" },
+    { { mlp_bias = true }, "mlp_bias = true is not supported" },
+    { { hidden_act = "gelu" }, 'hidden_act "gelu" is not supported' },
+    { { rope_parameters = { rope_type = "yarn", factor = 2.0 } }, 'rope_parameters of type "yarn"' },
+    { { rope_scaling = { type = "dynamic", factor = 2.0 } }, 'rope_scaling of type "dynamic"' },
+    { { quantization_config = { bits = 4 } }, "quantised weights" },
+    { { hidden_size = 0 }, "hidden_size is 0; wanted a positive integer" },
+    { { num_attention_heads = 3 }, "cannot share" },
+    { { intermediate_size = 21 }, "has shape [20, 16]; config.json asks for [21, 16]" },
+    { { num_hidden_layers = 3 }, "9 tensors are missing: model.layers.2" },
+    { { num_hidden_layers = 1 }, "9 tensors that a LlamaForCausalLM does not have: model.layers.1" },
+    { { tie_word_embeddings = false }, "1 tensors are missing: lm_head.weight (config.json does not say tie" },
+  }
+  for _, case in ipairs(cases) do
+    local dir = copy_of("tied", case[1])
+    local message = T.raises(pl.load, case[2], dir)
+    T.ok(message:find(dir, 1, true) or message:find "decoder:", message)
+  end
+  T.raises(pl.load, "is true, but lm_head.weight is in the file and differs", copy_of("untied", { tie_word_embeddings = true }))
+  T.raises(pl.load, "no such directory", T.tmpdir() .. "/nowhere")
+  T.raises(pl.load, "is a file; wanted a Hugging Face directory", GOLDEN .. "/logprobs.json")
+  T.raises(pl.load, "holds no config.json", "tests/golden")
+  T.raises(pl.load, "wanted a directory's path, got a nil")
+end)
+
+T.test("damaged_directories", function()
+  local dir = copy_of "tied"
+  local path = dir .. "/model.safetensors"
+  local bytes = read(path)
+  write(path, bytes:sub(1, #bytes - 1))
+  T.raises(pl.load, path, dir)
+  os.remove(path)
+  T.raises(pl.load, "no model.safetensors", dir)
+  write(dir .. "/pytorch_model.bin", "PK")
+  T.raises(pl.load, "pytorch_model.bin is a pickle, which can run code", dir)
+  write(dir .. "/config.json", "{")
+  T.raises(pl.load, "config.json", dir)
+  dir = copy_of "untied"
+  local index = base.json_read(dir .. "/model.safetensors.index.json")
+  index.weight_map["lm_head.weight"] = "model-00001-of-00005.safetensors"
+  write(dir .. "/model.safetensors.index.json", base.json_encode(index))
+  T.raises(pl.load, 'says that "lm_head.weight" is in', dir)
+  index.weight_map["lm_head.weight"] = "../tied/model.safetensors"
+  write(dir .. "/model.safetensors.index.json", base.json_encode(index))
+  T.raises(pl.load, "is not a file name", dir)
+  dir = copy_of "untied"
+  os.remove(dir .. "/model-00003-of-00005.safetensors")
+  T.raises(pl.load, "model-00003-of-00005.safetensors", dir)
+end)
+
+local SMALL = { vocab_size = 11, hidden_size = 8, intermediate_size = 12, num_hidden_layers = 1, num_attention_heads = 2 }
+
+T.test("new_models", function()
+  local a, b = pl.models.new(SMALL, { seed = 4 }), pl.models.new(SMALL, { seed = 4 })
+  local c = pl.models.new(SMALL, { seed = 5 })
+  T.eq(a:hash(), b:hash())
+  T.ok(a:hash() ~= c:hash())
+  T.eq(a:num_parameters(), 11 * 8 * 2 + 8 * 3 + 4 * 64 + 3 * 96)
+  local std = a:state_dict()["model.layers.0.mlp.up_proj.weight"]:std():item()
+  T.ok(std > 0.01 and std < 0.03)
+  T.eq(a:state_dict()["model.norm.weight"]:sum():item(), 8.0)
+  T.raises(pl.models.new, "vocab_size is missing", { hidden_size = 8 })
+  T.raises(pl.models.new, 'unknown option "sede"', SMALL, { sede = 1 })
+  T.raises(a.score, "has no tokenizer", a, { "text" })
+end)
+
+T.test("clone_is_apart", function()
+  local a = pl.models.new(SMALL, { seed = 4 })
+  local hash = a:hash()
+  local b = a:clone()
+  T.eq(b:hash(), hash)
+  pl.no_grad(function() b:parameters()[1]:mul_(2) end)
+  T.ok(b:hash() ~= hash, "the hash follows in-place changes")
+  T.eq(a:hash(), hash)
+  b.config.vocab_size = 12
+  T.eq(a.config.vocab_size, 11)
+end)
+
+T.test("parameters_and_print", function()
+  local m = pl.models.new(SMALL, { seed = 1 })
+  local names = {}
+  for i, p in ipairs(m:parameters()) do names[i] = p.name end
+  T.eq(names, { "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight",
+    "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight",
+    "model.layers.0.post_attention_layernorm.weight", "model.layers.0.mlp.gate_proj.weight",
+    "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight" })
+  local text = tostring(m)
+  T.ok(text:find("LlamaForCausalLM: 744 parameters", 1, true), text)
+  T.ok(text:find("self_attn.q_proj", 1, true), text)
+end)
+
+T.test("gradient_reaches_every_weight", function()
+  local m = pl.load(GOLDEN .. "/untied")
+  local rows = { { prompt = { 1, 5, 9 }, completion = { 2, 33, 60 } }, { 3, 4, 5, 6 } }
+  local s = m:score(rows)
+  T.eq(s:shape(), { 2 })
+  s:sum():backward()
+  -- finite differences along a random direction in every weight
+  local ps = m:parameters()
+  local slope, dirs = 0, {}
+  for i, p in ipairs(ps) do
+    T.ok(p.grad:abs():sum():item() > 0, p.name)
+    local at = p:shape()
+    at[#at + 1] = { seed = i }
+    dirs[i] = pl.randn(table.unpack(at))
+    slope = slope + (p.grad * dirs[i]):sum():item()
+  end
+  local function at(h)
+    return pl.no_grad(function()
+      for i, p in ipairs(ps) do p:add_(dirs[i] * h) end
+      local v = m:score(rows):sum():item()
+      for i, p in ipairs(ps) do p:sub_(dirs[i] * h) end
+      return v
+    end)
+  end
+  local h = 1e-3
+  T.near((at(h) - at(-h)) / (2 * h) / slope, 1, 2e-2)
+end)
+
+T.done()
