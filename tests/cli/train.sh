@@ -29,10 +29,10 @@ for kind in sft dpo; do
   for signal in KILL INT; do
     dir=$tmp/$kind-$signal
     got="" hits=0
-    for try in $(seq 20); do
+    for try in $(seq 12); do
       "$bin" "$tmp/train.lua" $kind "$dir" >"$tmp/out" 2>"$tmp/err" </dev/null &
       pid=$!
-      sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
+      sleep "0.$((2 + RANDOM % 7))$((RANDOM % 10))"
       kill -$signal $pid 2>/dev/null && hits=$((hits + 1))
       if wait $pid 2>/dev/null; then
         got=$(cat "$tmp/out")

@@ -10,6 +10,7 @@ local options = require "perilune.options"
 local preference = require "perilune.train.preference"
 local pretrain = require "perilune.train.pretrain"
 local sft = require "perilune.train.sft"
+local progress = require "perilune.study.progress"
 local stage = require "perilune.study.stage"
 
 local train = { schedule = require "perilune.train.schedule" }
@@ -20,8 +21,12 @@ local function check_model(where, model)
   end
 end
 
--- What a checkpoint must match, one text a thing so that an error can name what changed.
+-- What a checkpoint must match, one text a thing so that an error can name what changed. The
+-- scratch directory of a stage is named after all this already.
 local function identity_of(name, model, rows, o)
+  if not o.save_dir then
+    return { trainer = name }
+  end
   local out = { trainer = name, model = model:hash(), data = data.from(rows):hash() }
   for key, value in pairs(loop.essential(o)) do
     out[key] = hash.of { value } or "cannot be hashed"
@@ -66,6 +71,38 @@ local EVAL = {
   steps = { type = "integer", min = 1, doc = "evaluate every so many steps; an epoch unless given" },
 }
 
+local function quote(model, ids, from, to)
+  local text = model.tokenizer:decode(table.move(ids, from, to, 1, {}), { skip_special_tokens = false })
+  return (("%q"):format(#text > 60 and text:sub(1, 57) .. "..." or text):gsub("\\\n", "\\n"))
+end
+
+-- One line on what is trained and what is only read: a wrong mask has a normal loss curve.
+-- A recipe's run has many trainings and its own talk: the line is left out there.
+local function show(task, model, o)
+  local t = task.n > 0 and task.shown and task.shown(1)
+  if not t or not model.tokenizer or stage.current() then
+    return
+  end
+  local trained = 0
+  for i = 1, task.n do
+    trained = trained + task.trained(i)
+  end
+  progress.say(("%s: %d examples, %d trained tokens; read: %s, trained: %s"):format(o.label or task.label, task.n, trained,
+    quote(model, t.ids, 1, t.start - 1), quote(model, t.ids, t.start, #t.ids)))
+end
+
+-- For a plan: how much there is to do, where the rows are known.
+local function estimate(rows, o)
+  local ok, n = pcall(function()
+    return #rows
+  end)
+  if not ok or n == 0 or o.block_size then
+    return {}
+  end
+  local _, steps = loop.steps(n, o)
+  return { note = ("%d rows, %d steps"):format(n, steps) }
+end
+
 -- What is the same for all three: the stage around it, the copy of the model, evaluation.
 -- spec: name, make(policy, reference, rows, evaluating) -> task.
 local function run(spec, model, rows, o)
@@ -83,7 +120,7 @@ local function run(spec, model, rows, o)
     local set = dataset(where, "data", rows)
     local policy = o.in_place and model or model:clone()
     local scratch = o.scratch or ctx.scratch
-    local identity = (o.save_dir or scratch) and identity_of(spec.name, model, set, o)
+    local identity = identity_of(spec.name, model, set, o)
     local task = spec.make(policy, not o.in_place and model or nil, set:rows())
     if o.eval then
       local held = dataset(where, "eval.data", o.eval.data)
@@ -91,6 +128,7 @@ local function run(spec, model, rows, o)
       task.eval = spec.make(policy, not o.in_place and model or nil, held:rows(), true)
       task.eval.where = where .. ", eval"
     end
+    show(task, policy, o)
     policy.history = loop.run(policy, task, o, { scratch = scratch, metric = ctx.metric, identity = identity })
     return policy
   end
@@ -102,6 +140,9 @@ local function run(spec, model, rows, o)
     inputs = { model = model, data = rows, eval = o.eval and o.eval.data or nil },
     options = loop.essential(o),
     compute = compute,
+    estimate = function()
+      return estimate(rows, o)
+    end,
     on_hit = function(kept)
       for _, record in ipairs(o.on_step and kept.history or {}) do
         o.on_step(record, kept)

@@ -8,6 +8,7 @@
 ---   weight(i)           what example i counts in the mean: trained tokens, or 1 (a pair)
 ---   tokens(i)           tokens of example i that go through the model
 ---   trained(i)          tokens of example i that carry loss
+---   shown(i)            {ids, start} of example i, for the line on what is trained
 ---   row(i)              where example i came from, for errors
 ---   micro(model, list, total, step) -> loss tensor, sums
 ---                       the share of the step's loss that these examples have: summed over the

@@ -311,6 +311,9 @@ function preference.make(spec)
     row = function(i)
       return i
     end,
+    shown = function(i)
+      return tokens.chosen[i]
+    end,
   }
 
   function task.micro(model, list, total, step)

@@ -103,6 +103,9 @@ function sft.task(spec)
     row = function(i)
       return i
     end,
+    shown = function(i)
+      return examples[i][1]
+    end,
     micro = function(model, list, total)
       local rows, n = {}, 0
       for _, i in ipairs(list) do
