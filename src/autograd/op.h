@@ -153,9 +153,13 @@ extern const pl_op pl_op_add, pl_op_sub, pl_op_mul, pl_op_sum, pl_op_index_selec
 extern const pl_op pl_op_linear;        /* x [N,in], w [out,in] -> [N,out] */
 extern const pl_op pl_op_embedding;     /* w [V,C], ids i32 [N] -> [N,C] */
 extern const pl_op pl_op_rms_norm;      /* x [N,C], w [C]; f0 = eps */
-extern const pl_op pl_op_rope;          /* x [N,H*D], pos i32 [N]; i0 = H heads, f0 = theta; rotate-half */
-extern const pl_op pl_op_attention;     /* q [N,H*D], k [N,K*D], v [N,K*D], seq i32 [S+1]; i0 = H, i1 = K; causal inside each sequence */
+/* x [N,H*D], pos i32 [N]; i0 = H heads, f0 = theta; rotate-half */
+extern const pl_op pl_op_rope;
+/* q [N,H*D], k [N,K*D], v [N,K*D], seq i32 [S+1]; i0 = H, i1 = K; causal in each sequence */
+extern const pl_op pl_op_attention;
 extern const pl_op pl_op_silu_mul;      /* silu(a) * b */
-extern const pl_op pl_op_token_logprob; /* h [N,C], w [V,C], rows i32 [M], ids i32 [M] -> [M]: log softmax(h[rows] w^T)[ids]; logits never held whole */
+/* h [N,C], w [V,C], rows i32 [M], ids i32 [M] -> [M]: log softmax(h[rows] w^T)[ids]; logits
+ * never held whole */
+extern const pl_op pl_op_token_logprob;
 
 #endif

@@ -179,7 +179,7 @@ static pl_status index_select_twin(pl_ctx *c, pl_call *k) {
 
 const pl_op pl_op_index_select = {
     "index_select", "x: tensor, dim: dim, at: pos", "Tensor",
-    "The given positions of one dim, in the given order; positions may repeat, their gradients add.",
+    "The given positions of one dim, in the given order; positions may repeat, gradients add.",
     PL_OP_METHOD | PL_OP_ANY_DTYPE | PL_OP_SHAPES_ONLY, index_select_forward, index_select_back,
     index_select_sample, index_select_twin};
 

@@ -239,13 +239,12 @@ pl_status pl_set_requires_grad(pl_ctx *c, pl_tensor *t, bool on) {
 
 pl_status pl_inplace_check(pl_ctx *c, const char *name, const pl_tensor *t) {
   if (t->requires_grad && c->grad_enabled) {
-    return pl_fail(c, PL_EINVAL,
+    return pl_fail(c, PL_EINVAL, "%s: %s", name,
                    t->node == NULL
-                       ? "%s: a leaf that requires grad cannot be changed in place while recording; "
+                       ? "a leaf that requires grad cannot be changed in place while recording; "
                          "do it inside pl.no_grad(function() ... end)"
-                       : "%s: a recorded result cannot be changed in place; write y = y:op(...) "
-                         "instead, or use y:detach()",
-                   name);
+                       : "a recorded result cannot be changed in place; write y = y:op(...) "
+                         "instead, or use y:detach()");
   }
   for (int d = 0; d < t->ndim; d++) {
     if (t->shape[d] > 1 && t->stride[d] == 0) {

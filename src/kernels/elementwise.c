@@ -26,6 +26,20 @@ enum { CHUNK = 512 };
   }                                    \
   K(exp)(n, y, y)
 
+/* t[k] <- log(1 + t[k]) for t in [0, 1], exact for small t: the rounding of
+ * 1 + t is divided out again (Kahan; Goldberg 1991, theorem 4). n <= CHUNK. */
+PL_INLINE void log1p_01(int64_t n, T *t) {
+  T u[CHUNK] = {0};
+  for (int64_t k = 0; k < n; k++) {
+    u[k] = 1 + t[k];
+  }
+  T l[CHUNK];
+  K(log)(n, u, l);
+  for (int64_t k = 0; k < n; k++) {
+    t[k] = u[k] == 1 ? t[k] : l[k] * (t[k] / (u[k] - 1));
+  }
+}
+
 /* contiguous, n <= CHUNK */
 PL_CLONES
 static void unary(pl_unary_code op, int64_t n, const T *restrict x, T *restrict y) {
@@ -58,20 +72,20 @@ static void unary(pl_unary_code op, int64_t n, const T *restrict x, T *restrict 
       }
       break;
     }
-    case PL_U_SOFTPLUS: { /* log(1 + e^x) = max(x, 0) + log1p(e^-|x|) */
+    case PL_U_SOFTPLUS: /* log(1 + e^x) = max(x, 0) + log1p(e^-|x|) */
       EXP_NEG_ABS();
+      log1p_01(n, y);
       for (int64_t k = 0; k < n; k++) {
-        y[k] = (x[k] > 0 ? x[k] : x[k] != x[k] ? x[k] : 0) + log1p(y[k]);
+        y[k] += x[k] > 0 ? x[k] : x[k] != x[k] ? x[k] : 0;
       }
       break;
-    }
-    case PL_U_LOG_SIGMOID: { /* -softplus(-x) */
+    case PL_U_LOG_SIGMOID: /* -softplus(-x) */
       EXP_NEG_ABS();
+      log1p_01(n, y);
       for (int64_t k = 0; k < n; k++) {
-        y[k] = (x[k] < 0 ? x[k] : x[k] != x[k] ? x[k] : 0) - log1p(y[k]);
+        y[k] = (x[k] < 0 ? x[k] : x[k] != x[k] ? x[k] : 0) - y[k];
       }
       break;
-    }
     case PL_U_RELU: EACH(v < 0 ? 0 : v);
     case PL_U_GELU: EACH((T)0.5 * v * (1 + erf(v * (T)0.70710678118654752440)));
     case PL_U_SQUARE: EACH(v * v);

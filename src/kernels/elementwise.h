@@ -16,7 +16,9 @@ typedef enum pl_binary_code {
   PL_B_ADD, PL_B_SUB, PL_B_MUL, PL_B_DIV, PL_B_POW, PL_B_MAX, PL_B_MIN
 } pl_binary_code;
 
-typedef enum pl_compare_code { PL_C_EQ, PL_C_NE, PL_C_LT, PL_C_LE, PL_C_GT, PL_C_GE } pl_compare_code;
+typedef enum pl_compare_code {
+  PL_C_EQ, PL_C_NE, PL_C_LT, PL_C_LE, PL_C_GT, PL_C_GE
+} pl_compare_code;
 
 #define PL_DECLARE_ELEMENTWISE(T, S)                                                              \
   /* y[n] = f(x); y contiguous */                                                                 \

