@@ -35,7 +35,12 @@ typedef struct pl_pieces {
 pl_status pl_pieces_add(pl_ctx *c, pl_pieces *p, pl_piece piece);
 void pl_pieces_free(pl_ctx *c, pl_pieces *p);
 
-typedef enum pl_norm_kind { PL_NORM_PREPEND, PL_NORM_REPLACE, PL_NORM_STRIP, PL_NORM_BYTES } pl_norm_kind;
+typedef enum pl_norm_kind {
+  PL_NORM_PREPEND,
+  PL_NORM_REPLACE,
+  PL_NORM_STRIP,
+  PL_NORM_BYTES
+} pl_norm_kind;
 
 typedef struct pl_norm {
   pl_norm_kind kind;

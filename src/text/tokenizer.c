@@ -261,7 +261,8 @@ static pl_status read_template(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
 
 /* BertProcessing and RobertaProcessing: cls in front, sep behind. */
 static pl_status read_cls_sep(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
-  static const char *const keys[] = {"type", "sep", "cls", "trim_offsets", "add_prefix_space", NULL};
+  static const char *const keys[] = {"type", "sep", "cls", "trim_offsets", "add_prefix_space",
+                                     NULL};
   const cJSON *cls = cJSON_GetObjectItemCaseSensitive(j, "cls");
   const cJSON *sep = cJSON_GetObjectItemCaseSensitive(j, "sep");
   pl_wrap *w = NULL;

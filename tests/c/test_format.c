@@ -94,8 +94,10 @@ TEST(headers_that_are_wrong) {
   refuse(" {}", 0, "does not start with '{'");
   refuse("{}x", 0, "header");
   refuse("{" A "," A "}", 8, "header"); /* the same name twice */
-  refuse("{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "inside the tensor");
-  refuse("{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "inside the tensor");
+  refuse("{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8,
+         "inside the tensor");
+  refuse("{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+         "inside the tensor");
   refuse("{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}", 16, "hole");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "hole");
   refuse("{" A "}", 9, "the file at 9");
@@ -103,28 +105,35 @@ TEST(headers_that_are_wrong) {
   refuse("{}", 1, "the file at 1");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "after their end");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, "need 12 bytes");
-  refuse("{\"a\":{\"dtype\":\"F99\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "unknown dtype \"F99\"");
-  refuse("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1, "whole number of bytes");
+  refuse("{\"a\":{\"dtype\":\"F99\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+         "unknown dtype \"F99\"");
+  refuse("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1,
+         "whole number of bytes");
   refuse("{\"a\":{\"dtype\":7,\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "dtype (a string)");
   refuse("{\"a\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "dtype (a string)");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "whole number");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[0.5],\"data_offsets\":[0,8]}}", 8, "whole number");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1e30],\"data_offsets\":[0,8]}}", 8, "whole number");
-  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, "dims");
+  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8,
+         "dims");
   refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0,
          "overflows");
   refuse("{\"a\":{\"dtype\":\"F64\",\"shape\":[4503599627370496,1024],\"data_offsets\":[0,0]}}", 0,
          "whole number of bytes below");
-  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,8]}}", 8, "two whole numbers");
-  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,8]}}", 8, "two whole numbers");
-  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"x\":1}}", 8, "unknown key");
+  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,8]}}", 8,
+         "two whole numbers");
+  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,8]}}", 8,
+         "two whole numbers");
+  refuse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"x\":1}}", 8,
+         "unknown key");
   refuse("{\"a\":[]}", 0, "must be an object");
   refuse("{\"__metadata__\":{\"a\":1}}", 0, "not a string");
   refuse("{\"__metadata__\":[]}", 0, "object of strings");
   refuse("{\"../a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "\"..\"");
   refuse("{\"a/..\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "\"..\"");
   refuse("{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "u0000");
-  refuse("{\"a\\nb\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "control character");
+  refuse("{\"a\\nb\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+         "control character");
   refuse("{\"a\xff\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "header");
 #undef A
 }
@@ -154,7 +163,8 @@ TEST(one_byte_changed_anywhere) {
           double room[16];
           CHECK_INT(entry->begin, at);
           at = entry->end;
-          if (entry->dtype->load && (size_t)entry->numel * (size_t)entry->dtype->load_size <= sizeof room) {
+          if (entry->dtype->load &&
+              (size_t)entry->numel * (size_t)entry->dtype->load_size <= sizeof room) {
             CHECK_OK(pl_st_copy(ctx(), s, entry, room));
           }
         }
@@ -195,7 +205,9 @@ TEST(out_of_memory_leaves_nothing_behind) {
 TEST(a_write_that_cannot_be_written) {
   static const float one = 1;
   pl_st_item bad[] = {
-      {"__metadata__", "F32", 0, NULL, &one}, {"a", "F4", 0, NULL, &one}, {"a\nb", "F32", 0, NULL, &one}};
+      {"__metadata__", "F32", 0, NULL, &one},
+      {"a", "F4", 0, NULL, &one},
+      {"a\nb", "F32", 0, NULL, &one}};
   for (size_t i = 0; i < 3; i++) {
     CHECK_STATUS(pl_st_write(ctx(), "/nonexistent/x", &bad[i], 1, NULL, 0), PL_EINVAL);
   }
@@ -250,7 +262,8 @@ static void read_message(const unsigned char *p, const unsigned char *end, int d
       char *text = depth == 0 ? e->version : e->tag;
       bool is_text = depth == 0 ? field == 3 : depth == 2 && field == 1;
       if (is_text) {
-        snprintf(text, depth == 0 ? sizeof e->version : sizeof e->tag, "%.*s", (int)n, (const char *)p);
+        snprintf(text, depth == 0 ? sizeof e->version : sizeof e->tag, "%.*s", (int)n,
+                 (const char *)p);
       } else {
         read_message(p, p + n, depth + 1, e);
       }

@@ -86,9 +86,12 @@ TEST(patterns_cut_as_oniguruma_does) {
   check_spans("bb", true, "abbcbbb", 7, "|a<bb>|c<bb>|b");
   check_spans(".*", true, "a.*b", 4, "|a<.*>|b");
   check_spans("x*", false, "axb", 3, "<>|a<x>|b<>"); /* no empty match right behind a match */
-  check_spans("\\s", false, "a\xc2\x85\xe1\xa0\x8e", 6, "|a<\xc2\x85>|\xe1\xa0\x8e"); /* not U+180E */
-  check_spans("\\w+", false, "e\xcc\x81_\xef\xbc\x92-", 8, "<e\xcc\x81_\xef\xbc\x92>|-"); /* marks */
-  check_spans("\\d", false, "1\xe2\x85\xa7", 4, "<1>|\xe2\x85\xa7"); /* a Roman numeral is no digit */
+  check_spans("\\s", false, "a\xc2\x85\xe1\xa0\x8e", 6,
+              "|a<\xc2\x85>|\xe1\xa0\x8e"); /* not U+180E */
+  check_spans("\\w+", false, "e\xcc\x81_\xef\xbc\x92-", 8,
+              "<e\xcc\x81_\xef\xbc\x92>|-"); /* marks */
+  check_spans("\\d", false, "1\xe2\x85\xa7", 4,
+              "<1>|\xe2\x85\xa7"); /* a Roman numeral is no digit */
   check_spans("^b$", false, "a\nb\nc", 5, "|a\n<b>|\nc");
   check_spans("(?i:'S)", false, "'s", 2, "<'s>");
   check_spans("\\u0061\\x{62}", false, "ab", 2, "<ab>");
@@ -246,14 +249,19 @@ TEST(merging_equals_the_slow_twin) {
 static const char whole[] =
     "{\"added_tokens\":[{\"id\":5,\"content\":\"<x>\",\"special\":true,\"lstrip\":true,"
     "\"rstrip\":true,\"single_word\":true},{\"id\":6,\"content\":\"a b\",\"normalized\":true}],"
-    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"_\"},"
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
+    "{\"type\":\"Prepend\",\"prepend\":\"_\"},"
     "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\\\\s\"},\"content\":\"_\"}]},"
-    "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"_\"},\"behavior\":\"MergedWithNext\"},"
-    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<x>\"}},"
+    "\"pre_tokenizer\":{\"type\":\"Split\","
+    "\"pattern\":{\"String\":\"_\"},\"behavior\":\"MergedWithNext\"},"
+    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
+    "{\"SpecialToken\":{\"id\":\"<x>\"}},"
     "{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"<x>\"}}],"
     "\"special_tokens\":{\"<x>\":{\"ids\":[5]}}},"
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"_\"},"
-    "\"content\":\" \"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"_\"},"
+    "\"content\":\" \"},{\"type\":\"Fuse\"},"
+    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
     "\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"fuse_unk\":true,"
     "\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"_\":3,\"_a\":4},\"merges\":[[\"_\",\"a\"]]}}";
 

@@ -128,10 +128,12 @@ static size_t fuzz_swap(fuzz *f, char *data, size_t n, size_t room) {
 
 static size_t fuzz_mutate(fuzz *f, char *data, size_t n, size_t room) {
   static const char *const bits[] = {
-      "null", "true", "-1", "0", "1e999", "4294967296", "9007199254740993", "18446744073709551616", "0.5",
-      "\\u0000", "\\ud800", "\"\"", "[]", "{}", "[[[[", "}}", "\"type\":\"Sequence\"", "\"Regex\":\"(a*)*\"",
-      "\"Regex\":\"[\\\\s\\\\w]{2,}\"", "\"Removed\"", "\"MergedWithNext\"", "\"Contiguous\"", "\xff", "\xe2\x96",
-      "\"shape\":[0]", "\"data_offsets\":[0,0]", "\"F4\"", "\"invert\":true", "\"dtype\":\"U8\"", ","};
+      "null", "true", "-1", "0", "1e999", "4294967296", "9007199254740993", "18446744073709551616",
+      "0.5", "\\u0000", "\\ud800", "\"\"", "[]", "{}", "[[[[", "}}", "\"type\":\"Sequence\"",
+      "\"Regex\":\"(a*)*\"", "\"Regex\":\"[\\\\s\\\\w]{2,}\"", "\"Removed\"", "\"MergedWithNext\"",
+      "\"Contiguous\"", "\xff", "\xe2\x96",
+      "\"shape\":[0]", "\"data_offsets\":[0,0]", "\"F4\"", "\"invert\":true",
+      "\"dtype\":\"U8\"", ","};
   uint64_t times = 1 + fuzz_draw(f, 3);
   for (uint64_t i = 0; i < times && n > 0; i++) {
     size_t at = (size_t)fuzz_draw(f, n);
