@@ -156,7 +156,9 @@ T.test("models come back to the bit, with their history, read only when needed",
   local demos = pl.feedback.demonstrate("oracle:1", { "Q: sort: fox cat\nA:", "Q: length of: cat\nA:" })
   local steps, replayed = 0, {}
   local function get(on_step)
-    return within(function() return pl.train.sft(tiny(3), demos, { lr = 1e-2, epochs = 2, batch_size = 2, on_step = on_step }) end)
+    return within(function()
+      return pl.train.sft(tiny(3), demos, { lr = 1e-2, epochs = 2, batch_size = 2, on_step = on_step })
+    end)
   end
   local first = get(function() steps = steps + 1 end)
   local second = get(function(row) replayed[#replayed + 1] = row.loss end)

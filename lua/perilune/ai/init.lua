@@ -16,10 +16,12 @@ local options = require "perilune.options"
 ---@field answer? any (rate)
 
 ---@class perilune.ai.Provider
----@field key fun(self): string|nil, string|nil what it is, for the keys of stages; nil and a reason if that is unknown
----@field demonstrate? fun(self, requests: perilune.ai.Request[], opts: table): table[] {text, ids?, finish} or {invalid = reason}
----@field compare? fun(self, requests: perilune.ai.Request[], opts: table): string[] "a", "b", "tie" or "invalid"
----@field rate? fun(self, requests: perilune.ai.Request[], opts: table): (number|false)[] false for invalid
+---@field key? fun(self): string|nil, string|nil what it is, for the keys of stages; nil and a reason if unknown
+--- Replies, one a request: {text, ids?, finish} or {invalid = reason}; "a", "b", "tie" or
+--- "invalid"; a number, or false for invalid.
+---@field demonstrate? fun(self, requests: perilune.ai.Request[], opts: table): table[]
+---@field compare? fun(self, requests: perilune.ai.Request[], opts: table): string[]
+---@field rate? fun(self, requests: perilune.ai.Request[], opts: table): (number|false)[]
 
 local BUILT_IN = { "func", "local", "oracle", "replay" }
 

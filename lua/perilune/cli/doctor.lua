@@ -43,7 +43,7 @@ local function warnings(report)
   local wide = cpu_flags():find " avx512f " ~= nil
   if wide and report.blas_core and not report.blas_core:find "SkylakeX" and not report.blas_core:find "Cooperlake"
     and not report.blas_core:find "Sapphire" and not report.blas_core:find "Zen" then
-    out[#out + 1] = ("OpenBLAS uses its %s core although the processor has AVX-512%s; matrix products run at about half speed"):format(
+    out[#out + 1] = ("OpenBLAS uses its %s core although the processor has AVX-512%s; products run at half speed"):format(
       report.blas_core, forced and (" (OPENBLAS_CORETYPE=" .. forced .. " says so: unset it)") or "")
   elseif forced then
     out[#out + 1] = ("OPENBLAS_CORETYPE=%s is set: unset it and let OpenBLAS choose its own core"):format(forced)

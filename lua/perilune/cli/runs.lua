@@ -11,7 +11,8 @@ local function list()
   if not base.is_dir(store.home()) then return runs end
   for _, id in ipairs(base.list_dir(store.home()) or {}) do
     local dir = store.home() .. "/" .. id
-    local manifest = base.is_dir(dir) and base.exists(dir .. "/manifest.json") and base.json_read(dir .. "/manifest.json")
+    local path = dir .. "/manifest.json"
+    local manifest = base.is_dir(dir) and base.exists(path) and base.json_read(path)
     if manifest then
       runs[#runs + 1] = {
         id = id, recipe = manifest.recipe, started = manifest.started, seconds = manifest.seconds, dir = dir,

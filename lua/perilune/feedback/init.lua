@@ -178,7 +178,8 @@ function feedback.join(a, b, opts)
         asked = asked + 1
         local other = waiting[row.prompt] and table.remove(waiting[row.prompt], 1)
         if other then
-          rows[#rows + 1] = { prompt = row.prompt, completions = { named(answer, names[1]), named(other, names[2]) } }
+          local answers = { named(answer, names[1]), named(other, names[2]) }
+          rows[#rows + 1] = { prompt = row.prompt, completions = answers }
         end
       end
     end
@@ -232,7 +233,7 @@ local PAIRINGS = {
 ---@param critic any what pl.ai takes, or a client
 ---@param candidates any rows {prompt, completions = {...}} with two or more answers each
 ---@param opts? table see COMPARE
----@return perilune.Dataset rows {prompt, chosen, rejected}; .counts {win, tie, loss, invalid, asked}: win = the first of a pair
+---@return perilune.Dataset rows {prompt, chosen, rejected}; .counts {win, tie, loss, invalid, asked}, win = the first
 function feedback.compare(critic, candidates, opts)
   local o = options.resolve("feedback.compare", COMPARE, opts)
   local client = ai.client(critic)

@@ -75,7 +75,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px}
 th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);font-size:12px;white-space:nowrap}
 td.num,th.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.cards{display:grid;gap:12px}
+.cards{display:grid;gap:12px}.card>h3{margin-top:0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .claim{display:grid;grid-template-columns:104px 1fr 280px;gap:16px;align-items:center}
 .pill{display:inline-block;padding:3px 12px;border-radius:99px;font-weight:600;font-size:13px;text-align:center}

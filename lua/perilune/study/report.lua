@@ -32,11 +32,13 @@ local function effects(rows, margin)
   local out = {}
   for i, row in ipairs(rows) do
     local holds = row.holds and ("<span class=\"pill %s\">%s</span>"):format(PILL[row.holds] or "none", text(row.holds))
-      or "<span class=soft>no claim</span>"
-    out[i] = card(("<div>%s</div><div><strong>%s</strong><br><span class=soft>%s points, 95 %%: %s to %s</span></div><div>%s</div>"):format(
-      holds, text(row.text or row.name or ""), signed(row.effect), signed(row.ci_low), signed(row.ci_high),
-      svg.interval { effect = row.effect, ci_low = row.ci_low, ci_high = row.ci_high, margin = margin, reach = reach * 1.1 }),
-      "claim")
+      or ""
+    local words = ("<strong>%s</strong><br><span class=soft>%s points, 95 %%: %s to %s</span>"):format(
+      text(row.text or row.name or ""), signed(row.effect), signed(row.ci_low), signed(row.ci_high))
+    local line = svg.interval {
+      effect = row.effect, ci_low = row.ci_low, ci_high = row.ci_high, margin = margin, reach = reach * 1.1,
+    }
+    out[i] = card(("<div>%s</div><div>%s</div><div>%s</div>"):format(holds, words, line), "claim")
   end
   return "<div class=cards>" .. table.concat(out) .. "</div>"
 end
@@ -60,12 +62,13 @@ local function arms(rows)
   end
   local panels = {}
   if #quality > 0 then
-    panels[1] = card("<h3>True quality, %</h3>" .. svg.bars { rows = quality, max = 100, label = "true quality by arm" })
+    panels[1] = card("<h3>True quality, %</h3>"
+      .. svg.bars { rows = quality, max = 100, label = "true quality by arm" })
   end
   panels[#panels + 1] = card("<h3>Judged win rate, % (dashed: 50)</h3>"
     .. svg.bars { rows = win, max = 100, mark = 50, colour = "bar2", label = "win rate by arm" })
-  return ("<div class=\"%s\">%s</div><p class=soft>Bars are means; lines are 95 %% intervals; circles are single seeds.</p>"):format(
-    #panels == 2 and "two" or "", table.concat(panels))
+  return ("<div class=\"%s\">%s</div>%s"):format(#panels == 2 and "two" or "", table.concat(panels),
+    "<p class=soft>Bars are means; lines are 95 % intervals; circles are single seeds.</p>")
 end
 
 -- ------------------------------------------------------------ lists of rows
@@ -92,7 +95,10 @@ local function chip(verdict)
 end
 
 local function answer(a)
-  local score = a.score and (" <span class=soft>%s</span>"):format(number(a.score, math.type(a.score) == "float" and 1 or nil)) or ""
+  local score = ""
+  if a.score then
+    score = (" <span class=soft>%s</span>"):format(number(a.score, math.type(a.score) == "float" and 1 or nil))
+  end
   return ("<div class=\"answer%s\"><div class=who><span>%s</span><span>%s%s</span></div><pre>%s</pre></div>"):format(
     a.better and " better" or "", text(a.label or ""), score, chip(a.verdict), text(a.text or ""))
 end
@@ -196,17 +202,21 @@ local function curves(run)
     end
   end
   if #out == 0 then return "" end
-  return section("Training", "<p class=soft>One line a seed.</p><div class=charts>" .. table.concat(out) .. "</div>")
+  return section("Training",
+    "<p class=soft>One line a seed.</p><div class=charts>" .. table.concat(out) .. "</div>")
 end
 
 -- ------------------------------------------------------------ own sections
 
 local OWN = {
   note = function(s) return "<p>" .. text(s.text) .. "</p>" end,
-  bars = function(s) return section(s.title, card(svg.bars { rows = s.rows, unit = s.unit, max = s.max, label = s.title })) end,
+  bars = function(s)
+    return section(s.title, card(svg.bars { rows = s.rows, unit = s.unit, max = s.max, label = s.title }))
+  end,
   curves = function(s)
     for i, series in ipairs(s.series) do series.colour = series.colour or COLOURS[(i - 1) % #COLOURS + 1] end
-    return section(s.title, "<div class=charts>" .. card(svg.curves { series = s.series, x = s.x, label = s.title }) .. "</div>")
+    local drawn = svg.curves { series = s.series, x = s.x, label = s.title }
+    return section(s.title, "<div class=charts>" .. card(drawn) .. "</div>")
   end,
   table = function(s)
     local rows, numeric = {}, {}
@@ -235,10 +245,11 @@ local function ledger(run)
       number(s.seconds or 0, 1), (s.calls or 0) > 0 and tostring(s.calls) or "", text((s.key or ""):sub(1, 12)),
     }
   end
-  local line = ("%d stages, of which %d were kept from earlier runs; %s of computing in all, %s in this run; %d calls to teachers and critics."):format(
-    #rows, kept, progress.duration(seconds), progress.duration(paid), calls)
+  local line = ("%d stages, of which %d were kept from earlier runs; %s of computing in all, %s in this run; "
+    .. "%d calls to teachers and critics."):format(#rows, kept, progress.duration(seconds), progress.duration(paid), calls)
+  local titles = { "arm", "seed", "stage", "state", "seconds", "calls", "key" }
   return section("Ledger", ("<p>%s</p><details><summary>every stage</summary>%s</details>"):format(text(line),
-    html.table({ "arm", "seed", "stage", "state", "seconds", "calls", "key" }, rows, { [2] = true, [5] = true, [6] = true })))
+    html.table(titles, rows, { [2] = true, [5] = true, [6] = true })))
 end
 
 local function pairs_table(values)
@@ -317,7 +328,8 @@ function report.page(run, result)
   if #examples > 0 then add(section("Answers and verdicts", samples(examples))) end
   add(ledger(run))
   add(section("Options", pairs_table(run.params)))
-  add(section("Manifest", "<details><summary>versions, processor, keys</summary>" .. pairs_table(facts) .. "</details>"))
+  add(section("Manifest",
+    "<details><summary>versions, processor, keys</summary>" .. pairs_table(facts) .. "</details>"))
   return html.page(run.recipe.name .. " " .. run.id, table.concat(out, "\n"))
 end
 

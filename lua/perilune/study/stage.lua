@@ -66,17 +66,18 @@ end
 
 local function compute(run, spec, scratch)
   local ctx = { scratch = scratch, calls = 0, trail = {} }
-  local streamed = false
+  local streamed = 0
   local write = metrics_to(run, spec)
   function ctx.metric(row)
-    streamed = true
+    streamed = streamed + 1
     write(row)
   end
   local began = base.now()
   local value = spec.compute(ctx)
   local seconds = base.now() - began
-  if run and spec.kind == "model" and not streamed then
-    for _, row in ipairs(value.history or {}) do write(row) end
+  if run and spec.kind == "model" then
+    -- steps of a killed run that this one went on from were told to that run's files
+    for i = 1, #(value.history or {}) - streamed do write(value.history[i]) end
   end
   return value, seconds, ctx
 end

@@ -70,7 +70,8 @@ end
 
 local function result() return make "a result" end
 for _, op in ipairs { "add", "sub", "mul", "div", "mod", "pow", "unm", "idiv" } do Unknown["__" .. op] = result end
-for op, words in pairs { eq = "compared", lt = "compared", le = "compared", concat = "made into text", pairs = "listed" } do
+local ASKED = { eq = "compared", lt = "compared", le = "compared", concat = "made into text", pairs = "listed" }
+for op, words in pairs(ASKED) do
   Unknown["__" .. op] = function(a, b)
     stop(("%s is %s"):format(names[a] or names[b] or "a result", words))
   end

@@ -42,8 +42,8 @@ local function range(values, low, high)
 end
 
 ---Horizontal bars with intervals and a dot for each seed.
----@param spec {rows: table[], unit: string?, max: number?, mark: number?, colour: string?, label: string?} rows {label, value, ci_low, ci_high, points}
----@return string
+---@param spec {rows: table[], unit: string?, max: number?, mark: number?, colour: string?, label: string?}
+---@return string rows are {label, value, ci_low?, ci_high?, points?}
 function svg.bars(spec)
   local left, right, row_height, width = 150, 56, 28, 520
   local low, high = 0, spec.max or 0
@@ -58,12 +58,12 @@ function svg.bars(spec)
     html.text(spec.label or "bars")) }
   local function add(text, ...) out[#out + 1] = text:format(...) end
   for _, t in ipairs(ticks(low, high, 5)) do
-    add("<line x1=%s x2=%s y1=0 y2=%d stroke=\"var(--grid)\"/><text x=%s y=%d text-anchor=middle>%s</text>", f(x(t)), f(x(t)),
-      height - 22, f(x(t)), height - 7, tick_text(t))
+    add("<line x1=%s x2=%s y1=0 y2=%d stroke=\"var(--grid)\"/>", f(x(t)), f(x(t)), height - 22)
+    add("<text x=%s y=%d text-anchor=middle>%s</text>", f(x(t)), height - 7, tick_text(t))
   end
   if spec.mark then
-    add("<line x1=%s x2=%s y1=0 y2=%d stroke=\"var(--soft)\" stroke-dasharray=\"3 3\"/>", f(x(spec.mark)), f(x(spec.mark)),
-      height - 22)
+    add("<line x1=%s x2=%s y1=0 y2=%d stroke=\"var(--soft)\" stroke-dasharray=\"3 3\"/>", f(x(spec.mark)),
+      f(x(spec.mark)), height - 22)
   end
   for i, row in ipairs(spec.rows) do
     local y = (i - 1) * row_height
@@ -71,24 +71,25 @@ function svg.bars(spec)
     add("<text class=name x=%d y=%s text-anchor=end>%s</text>", left - 10, f(mid + 4), html.text(row.label))
     if is_finite(row.value) then
       local from, to = math.min(x(0), x(row.value)), math.max(x(0), x(row.value))
-      add("<rect x=%s y=%s width=%s height=%d rx=2 fill=\"var(--%s)\" opacity=.75><title>%s: %s</title></rect>", f(from), f(y + 6),
-        f(math.max(1, to - from)), row_height - 12, row.colour or spec.colour or "bar", html.text(row.label),
-        html.number(row.value, 1))
+      add("<rect x=%s y=%s width=%s height=%d rx=2 fill=\"var(--%s)\" opacity=.75><title>%s: %s</title></rect>",
+        f(from), f(y + 6), f(math.max(1, to - from)), row_height - 12, row.colour or spec.colour or "bar",
+        html.text(row.label), html.number(row.value, 1))
       local edge = to
       if is_finite(row.ci_low) and is_finite(row.ci_high) then
-        add("<path d=\"M%s %sH%sM%s %sv8M%s %sv8\" stroke=\"var(--ink)\" stroke-width=1.4 fill=none><title>95 %%: %s to %s</title></path>",
-          f(x(row.ci_low)), f(mid), f(x(row.ci_high)), f(x(row.ci_low)), f(mid - 4), f(x(row.ci_high)), f(mid - 4),
-          html.number(row.ci_low, 1), html.number(row.ci_high, 1))
+        add("<path d=\"M%s %sH%sM%s %sv8M%s %sv8\" stroke=\"var(--ink)\" stroke-width=1.4 fill=none>",
+          f(x(row.ci_low)), f(mid), f(x(row.ci_high)), f(x(row.ci_low)), f(mid - 4), f(x(row.ci_high)), f(mid - 4))
+        add("<title>95 %%: %s to %s</title></path>", html.number(row.ci_low, 1), html.number(row.ci_high, 1))
         edge = math.max(edge, x(row.ci_high))
       end
       for _, p in ipairs(row.points or {}) do
         if is_finite(p) then
-          add("<circle cx=%s cy=%s r=2.6 fill=\"var(--card)\" stroke=\"var(--ink)\"><title>%s</title></circle>", f(x(p)), f(mid),
-            html.number(p, 1))
+          add("<circle cx=%s cy=%s r=2.6 fill=\"var(--card)\" stroke=\"var(--ink)\"><title>%s</title></circle>",
+            f(x(p)), f(mid), html.number(p, 1))
           edge = math.max(edge, x(p))
         end
       end
-      add("<text class=value x=%s y=%s>%s%s</text>", f(edge + 7), f(mid + 4), html.number(row.value, 1), html.text(spec.unit or ""))
+      add("<text class=value x=%s y=%s>%s%s</text>", f(edge + 7), f(mid + 4), html.number(row.value, 1),
+        html.text(spec.unit or ""))
     end
   end
   out[#out + 1] = "</svg>"
@@ -102,11 +103,12 @@ function svg.interval(spec)
   local width, height, pad = 280, 40, 12
   local reach = spec.reach
   local function x(v) return pad + (v + reach) / (2 * reach) * (width - 2 * pad) end
-  local out = { ("<svg viewBox=\"0 0 %d %d\" role=img aria-label=\"effect %s, 95 %% interval %s to %s\">"):format(width, height,
-    html.number(spec.effect, 1), html.number(spec.ci_low, 1), html.number(spec.ci_high, 1)) }
+  local out = { ("<svg viewBox=\"0 0 %d %d\" role=img aria-label=\"effect %s, 95 %% interval %s to %s\">"):format(
+    width, height, html.number(spec.effect, 1), html.number(spec.ci_low, 1), html.number(spec.ci_high, 1)) }
   local function add(text, ...) out[#out + 1] = text:format(...) end
   if spec.margin and spec.margin > 0 then
-    add("<rect x=%s y=2 width=%s height=22 fill=\"var(--grid)\"/>", f(x(-spec.margin)), f(x(spec.margin) - x(-spec.margin)))
+    add("<rect x=%s y=2 width=%s height=22 fill=\"var(--grid)\"/>", f(x(-spec.margin)),
+      f(x(spec.margin) - x(-spec.margin)))
   end
   add("<line x1=%s x2=%s y1=2 y2=24 stroke=\"var(--soft)\"/>", f(x(0)), f(x(0)))
   add("<path d=\"M%s 13H%sM%s 8v10M%s 8v10\" stroke=\"var(--one)\" stroke-width=2 fill=none />", f(x(spec.ci_low)),
@@ -165,11 +167,12 @@ function svg.curves(spec)
   if x_high == x_low then x_high = x_low + 1 end
   local function x(v) return left + (v - x_low) / (x_high - x_low) * (width - left - right) end
   local function y(v) return height - bottom - (v - y_low) / (y_high - y_low) * (height - top - bottom) end
-  local out = { ("<svg viewBox=\"0 0 %d %d\" role=img aria-label=\"%s\">"):format(width, height, html.text(spec.label or "curves")) }
+  local out = { ("<svg viewBox=\"0 0 %d %d\" role=img aria-label=\"%s\">"):format(width, height,
+    html.text(spec.label or "curves")) }
   local function add(text, ...) out[#out + 1] = text:format(...) end
   for _, t in ipairs(ticks(y_low, y_high, 4)) do
-    add("<line x1=%d x2=%d y1=%s y2=%s stroke=\"var(--grid)\"/><text x=%d y=%s text-anchor=end>%s</text>", left, width - right,
-      f(y(t)), f(y(t)), left - 6, f(y(t) + 4), tick_text(t))
+    add("<line x1=%d x2=%d y1=%s y2=%s stroke=\"var(--grid)\"/>", left, width - right, f(y(t)), f(y(t)))
+    add("<text x=%d y=%s text-anchor=end>%s</text>", left - 6, f(y(t) + 4), tick_text(t))
   end
   for _, t in ipairs(ticks(x_low, x_high, 4)) do
     add("<text x=%s y=%d text-anchor=middle>%s</text>", f(x(t)), height - 14, tick_text(t))
@@ -178,8 +181,9 @@ function svg.curves(spec)
   for i, line in ipairs(lines) do
     local series, points = spec.series[i], {}
     for k = 1, #line.xs do points[k] = f(x(line.xs[k])) .. "," .. f(y(line.ys[k])) end
-    add("<polyline points=\"%s\" fill=none stroke=\"var(--%s)\" stroke-width=1.4 stroke-linejoin=round opacity=%s><title>%s</title></polyline>",
-      table.concat(points, " "), series.colour or "one", f(series.opacity or 1), html.text(series.label or ""))
+    add("<polyline points=\"%s\" fill=none stroke=\"var(--%s)\" stroke-width=1.4 stroke-linejoin=round opacity=%s>",
+      table.concat(points, " "), series.colour or "one", f(series.opacity or 1))
+    add("<title>%s</title></polyline>", html.text(series.label or ""))
   end
   out[#out + 1] = "</svg>"
   return table.concat(out)

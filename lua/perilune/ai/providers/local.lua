@@ -72,46 +72,55 @@ function Local:demonstrate(requests, opts)
   return out
 end
 
--- Mean log-probability a token of each answer, nil where it cannot be scored: an
--- answer whose first letters join the prompt's last token has none of its own.
-function Local:scores(requests, field)
-  local model = self:model()
-  local out = {}
-  local pl = require "perilune"
-  for first = 1, #requests, BATCH do
-    local rows, places = {}, {}
-    for i = first, math.min(first + BATCH - 1, #requests) do
-      local ok, list = pcall(model.tokenize_rows, model, {
-        { prompt = requests[i].prompt, completion = requests[i][field] },
-      })
-      if ok then rows[#rows + 1], places[#places + 1] = list[1], i end
-    end
-    if #rows > 0 then
-      local sums, counts
-      pl.no_grad(function() sums, counts = model:completion_sums(rows) end)
-      sums, counts = sums:tolist(), counts:tolist()
-      for k, i in ipairs(places) do out[i] = sums[k] / counts[k] end
+local function name_of(prompt, answer)
+  if type(answer) ~= "table" then return prompt .. "\0" .. answer end
+  return table.concat({ prompt, answer.text, answer.finish or "", table.concat(answer.ids or {}, ",") }, "\0")
+end
+
+-- Mean log-probability a token, by name, of answers listed as {prompt, answer}; an
+-- answer asked about twice (both orders) is scored once. Missing where an answer cannot
+-- be scored: its first letters join the prompt's last token, or it has no tokens.
+function Local:scores(list)
+  local model, scores = self:model(), {}
+  local rows, names, seen = {}, {}, {}
+  for _, item in ipairs(list) do
+    local name = name_of(item[1], item[2])
+    if not seen[name] then
+      seen[name] = true
+      local ok, tokens = pcall(model.tokenize_rows, model, { { prompt = item[1], completion = item[2] } })
+      if ok then rows[#rows + 1], names[#names + 1] = tokens[1], name end
     end
   end
-  return out
+  local pl = require "perilune"
+  for first = 1, #rows, BATCH do
+    local last = math.min(first + BATCH - 1, #rows)
+    local sums, counts
+    pl.no_grad(function() sums, counts = model:completion_sums(table.move(rows, first, last, 1, {})) end)
+    sums, counts = sums:tolist(), counts:tolist()
+    for k = first, last do scores[names[k]] = sums[k - first + 1] / counts[k - first + 1] end
+  end
+  return scores
 end
 
 function Local:compare(requests)
-  local a, b = self:scores(requests, "a"), self:scores(requests, "b")
-  local out = {}
-  for i = 1, #requests do
-    if not a[i] or not b[i] then
-      out[i] = "invalid"
-    else
-      out[i] = a[i] > b[i] and "a" or b[i] > a[i] and "b" or "tie"
-    end
+  local list, out = {}, {}
+  for _, r in ipairs(requests) do
+    list[#list + 1] = { r.prompt, r.a }
+    list[#list + 1] = { r.prompt, r.b }
+  end
+  local scores = self:scores(list)
+  for i, r in ipairs(requests) do
+    local a, b = scores[name_of(r.prompt, r.a)], scores[name_of(r.prompt, r.b)]
+    out[i] = not (a and b) and "invalid" or a > b and "a" or b > a and "b" or "tie"
   end
   return out
 end
 
 function Local:rate(requests)
-  local scores, out = self:scores(requests, "answer"), {}
-  for i = 1, #requests do out[i] = scores[i] or false end
+  local list, out = {}, {}
+  for i, r in ipairs(requests) do list[i] = { r.prompt, r.answer } end
+  local scores = self:scores(list)
+  for i, r in ipairs(requests) do out[i] = scores[name_of(r.prompt, r.answer)] or false end
   return out
 end
 
