@@ -104,8 +104,8 @@ static pl_status index_select_forward(pl_ctx *c, pl_call *k) {
 
 #define ADD_RUNS(T)                                                              \
   do {                                                                           \
-    T *to = (T *)pl_data(gin[0]);                                                \
-    const T *g = (const T *)pl_data(gout[0]);                                    \
+    T *to = (T *)pl_data(*gin);                                                  \
+    const T *g = (const T *)pl_data(grad);                                       \
     for (int64_t a = 0; a < A; a++) {                                            \
       for (int64_t j = 0; j < m; j++) {                                          \
         T *dst = to + (a * size + p[j]) * C;                                     \
@@ -117,24 +117,35 @@ static pl_status index_select_forward(pl_ctx *c, pl_call *k) {
     }                                                                            \
   } while (0)
 
-static pl_status index_select_back(pl_ctx *c, const pl_node *n, pl_tensor *const *gout,
-                                   pl_tensor **gin) {
+/* grad: f32 or f64 */
+static pl_status add_selected(pl_ctx *c, const pl_node *n, const pl_tensor *grad,
+                              pl_tensor **gin) {
   const pl_tensor *x = n->in[0];
   int dim = 0;
   PL_TRY(pl_norm_dim(c, x, n->args.i[0], &dim));
-  PL_TRY(pl_tensor_zeros(c, gout[0]->dtype, x->ndim, x->shape, &gin[0]));
+  PL_TRY(pl_tensor_zeros(c, grad->dtype, x->ndim, x->shape, gin));
   int64_t A;
   int64_t size;
   int64_t C;
   around(x, dim, &A, &size, &C);
   const int64_t *p = pl_data(n->saved[0]);
   int64_t m = pl_numel(n->saved[0]);
-  if (gout[0]->dtype == PL_F64) {
+  if (grad->dtype == PL_F64) {
     ADD_RUNS(double);
   } else {
     ADD_RUNS(float);
   }
   return PL_OK;
+}
+
+/* bf16 gradients are summed in f32 */
+static pl_status index_select_back(pl_ctx *c, const pl_node *n, pl_tensor *const *gout,
+                                   pl_tensor **gin) {
+  pl_tensor *grad;
+  PL_TRY(pl_as_dtype(c, gout[0], pl_float_of(gout[0]->dtype), &grad));
+  pl_status st = add_selected(c, n, grad, &gin[0]);
+  pl_tensor_unref(grad);
+  return st;
 }
 
 static pl_status index_select_sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
@@ -258,9 +269,14 @@ static pl_status gather_back(pl_ctx *c, const pl_node *n, pl_tensor *const *gout
                              pl_tensor **gin) {
   int dim = 0;
   PL_TRY(pl_norm_dim(c, n->in[0], n->args.i[0], &dim));
-  PL_TRY(pl_tensor_zeros(c, gout[0]->dtype, n->in[0]->ndim, n->in[0]->shape, &gin[0]));
-  move_values(gin[0], n->saved[0], dim, gout[0], true);
-  return PL_OK;
+  pl_tensor *grad;
+  PL_TRY(pl_as_dtype(c, gout[0], pl_float_of(gout[0]->dtype), &grad));
+  pl_status st = pl_tensor_zeros(c, grad->dtype, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
+  if (st == PL_OK) {
+    move_values(gin[0], n->saved[0], dim, grad, true);
+  }
+  pl_tensor_unref(grad);
+  return st;
 }
 
 static pl_status gather_inputs(pl_ctx *c, int which, pl_dtype d, pl_call *k, int at_slot) {

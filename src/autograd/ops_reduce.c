@@ -154,12 +154,17 @@ static pl_status mean_forward(pl_ctx *c, pl_call *k) {
   PL_TRY(pl_dims_of(c, k->in[0], &k->args, 1, k->args.i[0] != 0, &d));
   pl_tensor *x;
   pl_tensor *sum;
-  PL_TRY(pl_as_dtype(c, k->in[0], pl_float_of(k->in[0]->dtype), &x));
+  bool whole = !pl_dtypes[k->in[0]->dtype].is_float; /* f32 would round large ones */
+  PL_TRY(pl_as_dtype(c, k->in[0], whole ? PL_F64 : k->in[0]->dtype, &x));
   pl_status st = pl_raw_sum(c, x, &d, &sum);
   pl_tensor_unref(x);
   PL_TRY(st);
   k->n_out = 1;
-  return scaled(c, sum, 1.0 / (double)d.count, &k->out[0]); /* of nothing: 0 * inf = NaN */
+  pl_tensor *y;
+  PL_TRY(scaled(c, sum, 1.0 / (double)d.count, &y)); /* of nothing: 0 * inf = NaN */
+  st = pl_as_dtype(c, y, whole ? PL_F32 : y->dtype, &k->out[0]);
+  pl_tensor_unref(y);
+  return st;
 }
 
 static pl_status mean_back(pl_ctx *c, const pl_node *n, pl_tensor *const *gout,

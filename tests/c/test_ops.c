@@ -521,6 +521,104 @@ TEST(half_precision_is_storage) {
   pl_tensor_unref(s);
 }
 
+/* Every row on bf16 inputs equals itself on the same values in f32. */
+static void check_half(const pl_op *op, int which, sample *s) {
+  sample h;
+  memset(&h, 0, sizeof h);
+  h.k.op = op;
+  h.k.in = h.in;
+  h.k.n_in = s->k.n_in;
+  h.k.args = s->k.args;
+  for (int j = 0; j < s->k.n_in; j++) {
+    h.in[j] = pl_tensor_ref(s->in[j]);
+    if (is_real(s->in[j])) {
+      pl_tensor_unref(h.in[j]);
+      CHECK_OK(pl_tensor_cast(ctx(), s->in[j], PL_BF16, &h.in[j]));
+      CHECK_OK(pl_tensor_copy(ctx(), s->in[j], h.in[j])); /* the rounded values */
+      bool grad = op->backward != NULL;
+      h.in[j]->requires_grad = grad;
+      s->in[j]->requires_grad = grad;
+    }
+  }
+  pl_tensor *a[PL_OP_MAX_OUT];
+  pl_tensor *b[PL_OP_MAX_OUT];
+  CHECK_OK(apply(s, a));
+  CHECK_OK(apply(&h, b));
+  for (int o = 0; o < PL_OP_MAX_OUT && a[o] != NULL; o++) {
+    compare(op, which, o, b[o], a[o], 1e-2);
+  }
+  drop(a);
+  drop(b);
+  CHECK_OK(run_tape(s));
+  pl_tensor *loss[PL_OP_MAX_OUT];
+  CHECK_OK(apply(&h, loss));
+  if (loss[0] != NULL && loss[0]->requires_grad && loss[1] == NULL) {
+    pl_tensor *w = NULL;
+    CHECK_OK(weights_like(loss[0], 0, &w));
+    CHECK_OK(pl_backward(ctx(), loss[0], w));
+    pl_tensor_unref(w);
+    for (int j = 0; j < s->k.n_in; j++) {
+      if (is_real(s->in[j]) && s->in[j]->grad != NULL && h.in[j]->grad != NULL) {
+        CHECK_INT(h.in[j]->grad->dtype, PL_BF16);
+        compare(op, which, j + 10, h.in[j]->grad, s->in[j]->grad, 2e-2);
+      }
+    }
+  }
+  drop(loss);
+  drop_grads(s);
+  drop_grads(&h);
+  sample_free(&h);
+}
+
+TEST(half_precision_inputs_work_in_every_row) {
+  EACH_ROW(op) {
+    sample s;
+    for (int which = 0; which < MAX_SAMPLES && sample_make(op, which, PL_F32, &s); which++) {
+      check_half(op, which, &s);
+      sample_free(&s);
+    }
+  }
+}
+
+TEST(whole_numbers_stay_whole) {
+  static const struct {
+    const char *op;
+    pl_args args;
+    pl_dtype out;
+    double first;
+  } rows[] = {{"sum", {.n_i = 1}, PL_I64, 9},
+              {"mean", {.n_i = 1}, PL_F32, 3},
+              {"max", {.i = {PL_ABSENT, 0}, .n_i = 2}, PL_I32, 5},
+              {"min", {.i = {0, 0}, .n_i = 2}, PL_I32, 1},
+              {"argmax", {.i = {0, 0}, .n_i = 2}, PL_I64, 0},
+              {"cumsum", {.i = {0}, .n_i = 1}, PL_I64, 5},
+              {"sort", {.i = {0, 0}, .n_i = 2}, PL_I32, 1},
+              {"topk", {.i = {2, 0, 1}, .n_i = 3}, PL_I32, 5},
+              {"abs", {.n_i = 0}, PL_I32, 5},
+              {"neg", {.n_i = 0}, PL_I32, -5},
+              {"exp", {.n_i = 0}, PL_F32, 148.41316},
+              {"softmax", {.i = {0}, .n_i = 1}, PL_F32, 0.8668},
+              {"std", {.i = {1, 0}, .n_i = 2}, PL_F32, 2},
+              {"clamp", {.f = {0, 4}, .n_f = 2}, PL_I32, 4},
+              {"clone", {.n_i = 0}, PL_I32, 5},
+              {"any", {.n_i = 1}, PL_BOOL, 1}};
+  pl_tensor *x = VEC(PL_I32, 5, 1, 3);
+  for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++) {
+    pl_tensor *out[PL_OP_MAX_OUT] = {NULL};
+    CHECK_OK(pl_apply(ctx(), pl_op_find(rows[k].op), &x, 1, &rows[k].args, out));
+    const int64_t zero[PL_MAX_DIMS] = {0};
+    if (out[0] == NULL || out[0]->dtype != rows[k].out ||
+        fabs(pl_get(out[0], zero) - rows[k].first) > 1e-4) {
+      FAIL("%s of {5, 1, 3}", rows[k].op);
+    }
+    drop(out);
+  }
+  pl_tensor_unref(x);
+  pl_tensor *m = binary("matmul", VEC(PL_I64, 3, 4), VEC(PL_I64, 5, -1));
+  CHECK(m->dtype == PL_I64 && pl_get(m, NULL) == 11);
+  pl_tensor_unref(m);
+}
+
 /* what the user reads: the op's name and both shapes */
 TEST(errors_name_op_and_shapes) {
   pl_tensor *a = NULL;
