@@ -63,7 +63,7 @@ local function read(dir, name) return assert(base.read_file(dir .. "/" .. name))
 
 T.test("a run leaves its trail", function()
   local prompts = { "Q: sort: fox cat\nA:", "Q: length of: cat\nA:", "Q: add: 1+1 2+2\nA:" }
-  local result, r = pl.recipe({ name = "trail", params = { n = { 2 } }, run = function(p, run)
+  local result, r = pl.recipe({ name = "trail", params = { n = { 2 }, file = { "lua/perilune/init.lua" } }, run = function(p, run)
     run:at { arm = "weak", seed = 4 }
     local weak = pl.feedback.demonstrate("oracle:0.2", prompts)
     local w = pl.eval.winrate(weak, { against = pl.feedback.demonstrate("oracle:1", prompts), judge = "oracle:1" })
@@ -77,7 +77,8 @@ T.test("a run leaves its trail", function()
   local manifest = base.json_decode(read(r.dir, "manifest.json"))
   T.eq({ manifest.recipe, manifest.parameters.n, #manifest.stage_keys, manifest.seeds }, { "trail", 2, 3, { "4" } })
   T.ok(manifest.processor and manifest.blas_core and manifest.threads and manifest.code_version)
-  T.eq(base.json_decode(read(r.dir, "config.resolved.json")), { n = 2 })
+  T.eq(manifest.data, { file = base.sha256(assert(base.read_file "lua/perilune/init.lua")) })
+  T.eq(base.json_decode(read(r.dir, "config.resolved.json")), { n = 2, file = "lua/perilune/init.lua" })
   T.ok(read(r.dir, "recipe.lua"):find("a run leaves its trail", 1, true))
   local first = base.json_decode(read(r.dir, "judgements.jsonl"):match "[^\n]+")
   T.eq({ first.arm, first.seed, first.prompt, first.b }, { "weak", 4, prompts[1], " cat fox" })

@@ -245,4 +245,22 @@ function hash.file(path)
   return sum:hex()
 end
 
+local directories = {}
+---The hash of a model directory's bytes (*.json, *.safetensors): its identity without
+---loading it. Read once a process.
+---@param dir string
+---@return string hex
+function hash.model_dir(dir)
+  if not directories[dir] then
+    local sum = base.sha256_new()
+    for _, name in ipairs(assert(base.list_dir(dir))) do
+      if name:match "%.json$" or name:match "%.safetensors$" then
+        sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
+      end
+    end
+    directories[dir] = sum:hex()
+  end
+  return directories[dir]
+end
+
 return hash

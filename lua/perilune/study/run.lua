@@ -22,6 +22,22 @@ local function must(ok, message)
   return ok
 end
 
+-- Parameters that name a file or a model directory, with the hash of its bytes.
+local function data_hashes(params)
+  local out = {}
+  for name, value in pairs(params) do
+    local path = type(value) == "string" and value:gsub("^%a[%w_-]*:", ""):gsub("%?.*$", "")
+    if path and path ~= "" and base.exists(path) then
+      if not base.is_dir(path) then
+        out[name] = hash.file(path)
+      elseif base.exists(path .. "/config.json") then
+        out[name] = hash.model_dir(path)
+      end
+    end
+  end
+  return out
+end
+
 local function manifest(run)
   local recipe = run.recipe
   return {
@@ -29,7 +45,7 @@ local function manifest(run)
     perilune = require("perilune").version, lua = _VERSION, code_version = hash.code_version(),
     processor = base.cpu_name(), blas_core = base.blas_core(), threads = base.threads(),
     openblas_coretype = os.getenv "OPENBLAS_CORETYPE", started = os.date "!%Y-%m-%dT%H:%M:%SZ",
-    parameters = run.params,
+    parameters = run.params, data = data_hashes(run.params),
   }
 end
 
@@ -184,10 +200,11 @@ Run.samples = section("samples", { "title", "rows" })
 ---Books a stage (stage.lua calls it).
 ---@param spec perilune.study.StageSpec
 ---@param state "computed"|"kept"|"not remembered"
----@param facts {key: string?, seconds: number, calls: integer, value: any}
+---@param facts {key: string?, hash: string?, seconds: number, calls: integer, value: any, trail: table}
 function Run:stage(spec, state, facts)
   local row = with_context(self, {
-    name = spec.label or spec.name, state = state, key = facts.key, seconds = facts.seconds, calls = facts.calls,
+    name = spec.label or spec.name, state = state, key = facts.key, hash = facts.hash, seconds = facts.seconds,
+    calls = facts.calls,
   })
   self.stages[#self.stages + 1] = row
   self:append("stages.jsonl", { row })
@@ -215,15 +232,15 @@ end
 ---@param result any
 function Run:finish(result)
   self.seconds = base.now() - self.began
-  local seeds, data = {}, {}
+  local seeds, keys = {}, {}
   for _, row in ipairs(self.stages) do
     if row.seed ~= nil then seeds[tostring(row.seed)] = true end
-    if row.key then data[#data + 1] = row.key:sub(1, 16) end
+    if row.key then keys[#keys + 1] = row.key:sub(1, 16) end
   end
   local list = {}
   for seed in pairs(seeds) do list[#list + 1] = seed end
   table.sort(list)
-  self.facts.seconds, self.facts.seeds, self.facts.stage_keys = self.seconds, list, data
+  self.facts.seconds, self.facts.seeds, self.facts.stage_keys = self.seconds, list, keys
   self.facts.memory = base.memory()
   self:write_manifest()
   must(base.write_file(self.dir .. "/result.json", base.json_encode(result, { indent = 2 }) .. "\n"))

@@ -115,7 +115,8 @@ local function hit(run, spec, entry, key)
   local value = kinds[spec.kind].load(entry)
   tell(run, spec, "kept")
   book(run, spec, "kept", {
-    key = key, seconds = entry.seconds, calls = entry.calls, value = value, trail = read_trail(entry),
+    key = key, hash = entry.hash, seconds = entry.seconds, calls = entry.calls, value = value,
+    trail = read_trail(entry),
   })
   if run and spec.kind == "model" then
     local write = metrics_to(run, spec)
@@ -152,7 +153,7 @@ local function keyed(run, spec, key)
   if spec.kind == "table" then value = kinds.table.load(entry) end
   tell(run, spec, "computed in " .. progress.duration(seconds))
   book(run, spec, "computed", {
-    key = key, seconds = seconds, calls = ctx.calls, value = value, trail = ctx.trail,
+    key = key, hash = entry.hash, seconds = seconds, calls = ctx.calls, value = value, trail = ctx.trail,
   })
   return value
 end

@@ -25,23 +25,8 @@ function Local:model()
   return self.loaded
 end
 
-local sums = {}
--- The bytes of a model directory: its identity without loading it.
-local function dir_hash(dir)
-  if not sums[dir] then
-    local sum = base.sha256_new()
-    for _, name in ipairs(assert(base.list_dir(dir))) do
-      if name:match "%.json$" or name:match "%.safetensors$" then
-        sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
-      end
-    end
-    sums[dir] = sum:hex()
-  end
-  return sums[dir]
-end
-
 function Local:key()
-  local identity = self.dir and dir_hash(self.dir) or self.loaded:hash()
+  local identity = self.dir and hash.model_dir(self.dir) or self.loaded:hash()
   return ("local:%s %s"):format(identity, assert(hash.of(self.options)))
 end
 
