@@ -171,6 +171,18 @@ T.test("several answers a prompt; all invalid gives no rate", function()
   T.ok(tostring(w):find("win rate -", 1, true))
 end)
 
+T.test("a judge of length alone: the rate at equal lengths is told beside the raw one", function()
+  local mine, other = {}, {}
+  for i = 1, 40 do
+    mine[i], other[i] = ("x"):rep(5 + i % 7), ("y"):rep(4 + i % 5)
+  end
+  local w = pl.eval.winrate(answers(mine), { against = answers(other), judge = function(r)
+    return #r.a > #r.b and "a" or #r.b > #r.a and "b" or "tie"
+  end })
+  T.ok(w.win_rate > 70 and w.lc_slope > 2 and w.lc_win_rate < w.win_rate - 10, tostring(w))
+  T.ok(tostring(w):find("at equal lengths", 1, true))
+end)
+
 T.test("misuse is named", function()
   T.raises(function() pl.eval.winrate(answers { "x" }, { against = answers { "y" } }) end, "judge")
   T.raises(function()

@@ -57,8 +57,8 @@ local INTERVAL = {
     doc = "shared: prompt i is the same in every seed and is resampled with all of them" },
 }
 
--- Streams of the generator that nothing else uses.
-local SEED_STREAM, PROMPT_STREAM = 0x626f6f74, 0x70726f6d
+-- A stream of the generator that nothing else uses.
+local SEED_STREAM = 0x626f6f74
 
 local function quantile(sorted, q)
   local at = q * (#sorted - 1) + 1
@@ -67,27 +67,39 @@ local function quantile(sorted, q)
   return sorted[low] + (at - low) * (sorted[high] - sorted[low])
 end
 
--- Draws n indices of 1..n as how often each came up.
-local function draw_counts(seed, stream, from, n)
-  local counts = {}
-  for i = 1, n do counts[i] = 0 end
-  for i = 0, n - 1 do
-    local k = math.floor(base.uniform(seed, stream, from + i) * n) + 1
-    counts[k] = counts[k] + 1
+-- How often each of n prompts came up in each resample, f64 [resamples, n]. A study asks
+-- for many intervals over the same prompts: the last few draws are kept.
+local drawn, KEPT = {}, 8
+
+local function draw_counts(seed, round, resamples, n)
+  local name = ("%d %d %d %d"):format(seed, round, resamples, n)
+  for _, entry in ipairs(drawn) do
+    if entry.name == name then return entry.counts end
   end
-  return counts
+  local pl = require "perilune"
+  local picks = pl.randint(1, n + 1, resamples, n, {
+    seed = (seed * 1000003 + round * 8191 + n) & 0x7fffffff,
+  }):tolist()
+  for r, row in ipairs(picks) do
+    local counts = {}
+    for i = 1, n do counts[i] = 0 end
+    for i = 1, n do counts[row[i]] = counts[row[i]] + 1 end
+    picks[r] = counts
+  end
+  table.insert(drawn, 1, { name = name, counts = pl.tensor(picks, { dtype = "f64" }) })
+  drawn[KEPT + 1] = nil
+  return drawn[1].counts
 end
 
-local function weighted(row, counts, n)
-  local sum, weight = 0, 0
-  for i = 1, n do
-    local v = row[i]
-    if v then
-      local c = counts[i]
-      sum, weight = sum + c * v, weight + c
-    end
-  end
-  return sum, weight
+-- Sum and number of a seed's values in each resample: lists of [resamples].
+local function resampled(row, n, counts)
+  local pl = require "perilune"
+  local columns = {}
+  for i = 1, n do columns[i] = row[i] and { row[i], 1 } or { 0, 0 } end
+  local both = pl.no_grad(function()
+    return counts:matmul(pl.tensor(columns, { dtype = "f64" }))
+  end):tolist()
+  return both
 end
 
 ---Mean and percentile-bootstrap interval. Seeds are resampled, and prompts within
@@ -109,24 +121,22 @@ function stats.interval(values, opts)
     end
   end
   if n == 0 then error("eval.interval: there are no values", 2) end
-  local means, at = {}, 0
-  for r = 1, o.resamples do
-    local shared
-    if o.prompts == "shared" then
-      shared = draw_counts(o.seed, PROMPT_STREAM, at, widest)
-      at = at + widest
+  -- sums[k][s]: seed s as the k-th pick; with shared prompts every pick sees the same draw.
+  local sums = {}
+  for k = 1, o.prompts == "shared" and 1 or seeds do
+    sums[k] = {}
+    for s, row in ipairs(values) do
+      local size = o.prompts == "shared" and widest or #row
+      sums[k][s] = resampled(row, size, draw_counts(o.seed, k, o.resamples, size))
     end
+  end
+  local means = {}
+  for r = 1, o.resamples do
     local total, weight = 0, 0
     for k = 1, seeds do
       local pick = math.floor(base.uniform(o.seed, SEED_STREAM, (r - 1) * seeds + k - 1) * seeds) + 1
-      local row = values[pick]
-      local counts = shared
-      if not counts then
-        counts = draw_counts(o.seed, PROMPT_STREAM, at, #row)
-        at = at + #row
-      end
-      local s, w = weighted(row, counts, #row)
-      total, weight = total + s, weight + w
+      local got = (sums[k] or sums[1])[pick][r]
+      total, weight = total + got[1], weight + got[2]
     end
     if weight > 0 then means[#means + 1] = total / weight end
   end

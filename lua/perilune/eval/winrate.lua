@@ -34,6 +34,8 @@ local OPTIONS = {
 ---@field ci_low number|nil
 ---@field ci_high number|nil
 ---@field order_disagreement number|nil percent of pairs whose two orders disagreed
+---@field lc_win_rate number|nil percent at equal lengths (stats.length_controlled); nil for few verdicts
+---@field lc_slope number|nil above 0: the longer answer wins
 ---@field length number mean characters of the answers
 ---@field length_against number
 ---@field scores (number|false)[] per prompt: mean of 1, 0.5, 0; false if all its verdicts are invalid
@@ -57,13 +59,15 @@ end
 
 function WinRate.__tostring(w)
   local function show(v) return v and ("%.1f"):format(v) or "-" end
+  local controlled = w.lc_win_rate
+    and ("\n  at equal lengths %.1f %% (slope %.2f)"):format(w.lc_win_rate, w.lc_slope) or ""
   return table.concat({
     ("win rate %s %%  (95 %%: %s to %s, standard error %s)"):format(show(w.win_rate), show(w.ci_low), show(w.ci_high),
       show(w.se)),
     ("  win %d  tie %d  loss %d  invalid %d  of %d asked"):format(w.win, w.tie, w.loss, w.invalid, w.asked),
     ("  mean length %s against %s characters%s"):format(show(w.length), show(w.length_against),
       w.order_disagreement and (", orders disagree in %s %%"):format(show(w.order_disagreement)) or ""),
-  }, "\n")
+  }, "\n") .. controlled
 end
 
 local function is_model(what)
@@ -108,6 +112,21 @@ end
 
 local VALUE = { w = 1, t = 0.5, l = 0 }
 
+-- Fewer verdicts than this say nothing about length.
+local ENOUGH = 20
+
+-- The rate at equal lengths: raw and controlled belong side by side.
+local function control_length(w, judgement)
+  local scores, gaps = {}, {}
+  for i, gap in ipairs(judgement.gaps) do
+    local value = VALUE[judgement.codes:sub(i, i)]
+    if value then scores[#scores + 1], gaps[#gaps + 1] = value, gap end
+  end
+  if #scores < ENOUGH then return end
+  local fit = stats.length_controlled(scores, gaps)
+  w.lc_win_rate, w.lc_slope = fit.rate, fit.slope
+end
+
 local function summary(judgement, groups)
   local clusters, scores, at = {}, {}, 0
   for i, n in ipairs(groups) do
@@ -127,6 +146,7 @@ local function summary(judgement, groups)
   }
   w.win_rate, w.se = stats.rate(clusters)
   if w.win_rate then w.ci_low, w.ci_high = stats.normal_interval(w.win_rate, w.se) end
+  control_length(w, judgement)
   return w
 end
 

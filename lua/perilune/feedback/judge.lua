@@ -98,10 +98,22 @@ end
 ---@return "win"|"tie"|"loss"|"invalid"
 function judge.verdict(codes, i) return NAMES[codes:sub(i, i)] end
 
+local function characters(answer)
+  local text = common.text(answer)
+  return utf8.len(text) or #text
+end
+
 local function mean_length(pairs, side)
   local sum = 0
-  for _, pair in ipairs(pairs) do sum = sum + (utf8.len(common.text(pair[side])) or #common.text(pair[side])) end
+  for _, pair in ipairs(pairs) do sum = sum + characters(pair[side]) end
   return #pairs > 0 and sum / #pairs or 0
+end
+
+-- How much longer the first answer of each pair is.
+local function length_gaps(pairs)
+  local out = {}
+  for i, pair in ipairs(pairs) do out[i] = characters(pair.a) - characters(pair.b) end
+  return out
 end
 
 local function trail(pairs, codes, name)
@@ -153,7 +165,7 @@ function judge.stage(spec)
       local out = judge.pairs(spec.client, pairs, { order = spec.order, seed = spec.seed, label = spec.name })
       ctx.calls = out.calls
       ctx.trail["judgements.jsonl"] = trail(pairs, out.codes, spec.name)
-      out.groups = spec.groups and spec.groups()
+      if spec.groups then out.groups, out.gaps = spec.groups(), length_gaps(pairs) end
       out.length_a, out.length_b = mean_length(pairs, "a"), mean_length(pairs, "b")
       out.examples = {}
       for i = 1, math.min(EXAMPLES, #pairs) do
