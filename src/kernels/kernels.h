@@ -1,0 +1,95 @@
+/* The hot loops: pointers and sizes only. No structs of ours, no allocation,
+ * no I/O, no failure. Each has a slow obvious twin in ref.c and exists for
+ * float and double: the .c files are compiled twice, PL_REAL and K(name) give
+ * name_f32 and name_f64 (Makefile, "kernels"). Gradients ADD into their
+ * outputs unless a comment says "sets". Work is cut into blocks that depend on
+ * the sizes alone, so results do not depend on the number of threads.
+ *
+ * Who needs scratch memory is told how much by a *_scratch function (in elements). */
+#ifndef PL_KERNELS_KERNELS_H
+#define PL_KERNELS_KERNELS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Compiled for several instruction sets and picked at load time; off under
+ * sanitizers, whose start-up cannot run the resolvers. */
+#if defined(__x86_64__) && !defined(PL_SANITIZE)
+#define PL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define PL_CLONES
+#endif
+
+#define PL_DECLARE_KERNELS(T, S)                                                                   \
+  /* C[M,N] (ldc) = alpha * op(A) op(B) + beta * C, row-major; op = transpose where the flag says. \
+   * BLAS, single-threaded inside fixed tiles. */                                                  \
+  void pl_gemm_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,         \
+                   int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);               \
+  /* the same, serial and without BLAS: small products inside a block of our own */                \
+  void pl_gemm_small_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,   \
+                         int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);         \
+  /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019) */ \
+  void pl_rms_norm_##S(int64_t N, int64_t C, const T *x, const T *w, T eps, T *y, T *rstd);        \
+  /* sets gx, adds to gw; each may be NULL */                                                       \
+  void pl_rms_norm_back_##S(int64_t N, int64_t C, const T *x, const T *w, const T *rstd,           \
+                            const T *gy, T *gx, T *gw, T *scratch);                                \
+  int64_t pl_rms_norm_back_scratch_##S(int64_t N, int64_t C);                                      \
+  /* rotary embedding, rotate-half form (Su et al. 2021): y[n,h,:] from x, position pos[n];        \
+   * inverse = the transposed rotation (the gradient). x == y allowed. Sets y. */                  \
+  void pl_rope_##S(int64_t N, int64_t H, int64_t D, const T *x, const int32_t *pos, T theta,       \
+                   bool inverse, T *y);                                                            \
+  /* causal attention over sequences seq[s]..seq[s+1] of the N rows; q,y [N,H*D], k,v [N,K*D];     \
+   * lse [N,H] = log sum exp of the scaled scores, kept for the gradient. Sets y, lse. */          \
+  void pl_attention_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,           \
+                        const T *q, const T *k, const T *v, T *y, T *lse);                         \
+  /* sets gq, gk, gv */                                                                            \
+  void pl_attention_back_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,      \
+                             const T *q, const T *k, const T *v, const T *y, const T *lse,         \
+                             const T *gy, T *gq, T *gk, T *gv);                                    \
+  /* y = silu(a) * b, [n] */                                                                       \
+  void pl_silu_mul_##S(int64_t n, const T *a, const T *b, T *y);                                   \
+  /* sets ga, gb */                                                                                \
+  void pl_silu_mul_back_##S(int64_t n, const T *a, const T *b, const T *gy, T *ga, T *gb);         \
+  /* y[n,:] = w[ids[n],:]; the gradient adds gy[n,:] into gw[ids[n],:] in row order */             \
+  void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
+  void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids, const T *gy, T *gw); \
+  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits exist    \
+   * for a chunk of rows at a time, in scratch. rows NULL = 0..M-1. */                             \
+  void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
+                            const T *w, const int32_t *ids, T *out, T *lse, T *scratch);           \
+  void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
+                                 const T *w, const int32_t *ids, const T *lse, const T *gout,      \
+                                 T *gh, T *gw, T *scratch);                                        \
+  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V);                           \
+  /* one-pass optimizer updates with PyTorch's semantics; g is scaled by gscale (clipping) first.  \
+   * AdamW (Loshchilov & Hutter 2019), step t counts from 1 */                                     \
+  void pl_adamw_##S(int64_t n, T *w, const T *g, T *m, T *v, double gscale, double lr, double b1,  \
+                    double b2, double eps, double wd, int64_t t);                                  \
+  void pl_rmsprop_##S(int64_t n, T *w, const T *g, T *sq, T *gavg, T *mom, double gscale,          \
+                      double lr, double alpha, double eps, double wd, double momentum);            \
+  void pl_sgd_##S(int64_t n, T *w, const T *g, T *mom, double gscale, double lr, double momentum,  \
+                  double dampening, double wd, bool nesterov, bool first);                         \
+  /* fixed-tree reductions in double */                                                            \
+  double pl_sum_##S(int64_t n, const T *x);                                                        \
+  double pl_sumsq_##S(int64_t n, const T *x);                                                      \
+  /* vectorised y = f(x), within 2 ulp of libm */                                                  \
+  void pl_exp_##S(int64_t n, const T *x, T *y);                                                    \
+  void pl_tanh_##S(int64_t n, const T *x, T *y);                                                   \
+  void pl_log_##S(int64_t n, const T *x, T *y);
+
+PL_DECLARE_KERNELS(float, f32)
+PL_DECLARE_KERNELS(double, f64)
+
+/* Instruction sets that the kernels are built for. */
+typedef enum pl_isa { PL_ISA_ANY, PL_ISA_V3, PL_ISA_V4 } pl_isa;
+pl_isa pl_isa_found(void);
+const char *pl_isa_name(void);
+/* Runs `rounds` rounds of multiply-adds on every thread and returns how many
+ * floating-point operations that were: time it to know the machine's peak. */
+double pl_fma_probe(int64_t rounds);
+
+/* BLAS as found: core name ("Haswell"), forced to one thread. */
+const char *pl_blas_corename(void);
+void pl_blas_init(void); /* openblas_set_num_threads(1); call once at start */
+
+#endif
