@@ -1,7 +1,8 @@
-/* Normalizers: Prepend, Replace, Strip, ByteLevel, and Sequences of them. */
+/* Normalizers: Prepend, Replace, Strip, ByteLevel, NFC, NFD, and Sequences of them. */
 #include <string.h>
 
 #include "base/mem.h"
+#include "text/nfc.h"
 #include "text/pipeline.h"
 #include "text/utf8.h"
 
@@ -48,7 +49,7 @@ pl_status pl_norms_read(pl_ctx *c, const cJSON *j, pl_norms *out) {
   static const char *const prepend_keys[] = {"type", "prepend", NULL};
   static const char *const replace_keys[] = {"type", "pattern", "content", NULL};
   static const char *const strip_keys[] = {"type", "strip_left", "strip_right", NULL};
-  static const char *const bytes_keys[] = {"type", NULL};
+  static const char *const type_key[] = {"type", NULL};
   if (!j || cJSON_IsNull(j)) {
     return PL_OK;
   }
@@ -76,12 +77,16 @@ pl_status pl_norms_read(pl_ctx *c, const cJSON *j, pl_norms *out) {
     return pl_json_bool(c, j, "normalizer Strip", "strip_right", &m->right);
   }
   if (strcmp(type, "ByteLevel") == 0) {
-    PL_TRY(pl_json_keys(c, j, "normalizer ByteLevel", bytes_keys));
+    PL_TRY(pl_json_keys(c, j, "normalizer ByteLevel", type_key));
     return push(c, out, PL_NORM_BYTES, &m);
+  }
+  if (strcmp(type, "NFC") == 0 || strcmp(type, "NFD") == 0) {
+    PL_TRY(pl_json_keys(c, j, type, type_key));
+    return push(c, out, type[2] == 'C' ? PL_NORM_NFC : PL_NORM_NFD, &m);
   }
   return pl_fail(c, PL_EFORMAT,
                  "the normalizer \"%.60s\" is not implemented; have Sequence, Prepend, Replace, "
-                 "Strip, ByteLevel",
+                 "Strip, ByteLevel, NFC, NFD",
                  type);
 }
 
@@ -124,6 +129,9 @@ static pl_status apply_one(pl_ctx *c, const pl_norm *m, const char *s, size_t n,
       return strip(c, m, s, n, out);
     case PL_NORM_BYTES:
       return pl_byte_level_add(c, out, s, n);
+    case PL_NORM_NFC:
+    case PL_NORM_NFD:
+      return pl_nfc_add(c, out, s, n, m->kind == PL_NORM_NFC);
   }
   return PL_OK;
 }

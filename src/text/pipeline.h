@@ -39,7 +39,9 @@ typedef enum pl_norm_kind {
   PL_NORM_PREPEND,
   PL_NORM_REPLACE,
   PL_NORM_STRIP,
-  PL_NORM_BYTES
+  PL_NORM_BYTES,
+  PL_NORM_NFC,
+  PL_NORM_NFD
 } pl_norm_kind;
 
 typedef struct pl_norm {

@@ -52,6 +52,9 @@ def string(rng, added):
                        for _ in range(rng.randrange(1, 12)))
     if kind == 6:
         return " ".join(rng.choice(WORDS) for _ in range(n // 2))
+    if n % 2:
+        return "".join(rng.choice("aeouAc\u0301\u0302\u0323\u0327\u0344\u0958\u2126\ufb1d\u1100\u1161\u11a8가각힣Ǻế")
+                       for _ in range(n))
     return "".join(rng.choice(["\x01", "\x1f", "\x7f", "a", " ", "\ufeff", "\ufffd", "\U0010ffff"])
                    for _ in range(n // 2))
 
@@ -195,6 +198,13 @@ def variants():
     normal.normalizer = normalizers.ByteLevel()
     normal.pre_tokenizer = pre.Punctuation()
     yield "byte level normalizer", normal
+
+    qwen = byte_bpe(11)
+    qwen.normalizer = normalizers.NFC()
+    yield "nfc", qwen
+    marks = byte_bpe(11)
+    marks.normalizer = normalizers.NFD()
+    yield "nfd", marks
 
     words = ["Q", "A", ":", "\n", ".", ",", "+", "?", " the", " a", " story", "hello", " 7", " Lily", "x", " "]
     vocab = {w: i for i, w in enumerate(["</s>", "<unk>"] + words)}
