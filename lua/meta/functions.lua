@@ -206,7 +206,7 @@ function pl.grad_enabled() end
 ---@return perilune.Tensor
 function pl.gt(a, b) end
 
----The given positions of one dim, in the given order; positions may repeat, their gradients add.
+---The given positions of one dim, in the given order; positions may repeat, gradients add.
 ---@param x perilune.Tensor|number
 ---@param dim integer
 ---@param at perilune.Tensor|integer[]

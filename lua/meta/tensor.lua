@@ -182,7 +182,7 @@ function Tensor:gelu() end
 ---@return perilune.Tensor
 function Tensor:gt(b) end
 
----The given positions of one dim, in the given order; positions may repeat, their gradients add.
+---The given positions of one dim, in the given order; positions may repeat, gradients add.
 ---@param dim integer
 ---@param at perilune.Tensor|integer[]
 ---@return perilune.Tensor

@@ -81,7 +81,8 @@ static making read_options(lua_State *L, int idx, const char *fn, pl_dtype dtype
   }
   if (lua_getfield(L, idx, "seed") != LUA_TNIL) {
     if (!lua_isinteger(L, -1)) {
-      pl_lua_raise(L, "%s: option seed must be an integer, got %s", fn, luaL_tolstring(L, -1, NULL));
+      pl_lua_raise(L, "%s: option seed must be an integer, got %s", fn,
+                   luaL_tolstring(L, -1, NULL));
     }
     m.has_seed = true;
     m.seed = (uint64_t)lua_tointeger(L, -1);

@@ -353,7 +353,7 @@ static int by_row(lua_State *L, const char *fn, const pl_op *op) {
                         pl_shape_str(t, b));
   }
   if (pl_dtypes[(*box)->dtype].is_float && !pl_dtypes[t->dtype].is_float) {
-    return pl_lua_raise(L, "%s: the result would be %s, but x stays %s; use x:to(\"f32\") first", fn,
+    return pl_lua_raise(L, "%s: the result would be %s, but x stays %s; use x:to(\"f32\")", fn,
                         pl_dtypes[(*box)->dtype].name, pl_dtypes[t->dtype].name);
   }
   write_into(L, fn, t, *box);
@@ -409,8 +409,8 @@ static pl_tensor *push_range(lua_State *L, pl_tensor *t, int d, int64_t from, in
   int64_t last = to > 0 ? to - 1 : to + t->shape[d];
   if (from == 0 || to == 0 || first < 0 || last >= t->shape[d] || last < first - 1) {
     char s[128];
-    pl_lua_raise(L, "the range {%lld, %lld} does not lie in 1..%lld (dim %d of %s)", (long long)from,
-                 (long long)to, (long long)t->shape[d], d + 1, pl_shape_str(t, s));
+    pl_lua_raise(L, "the range {%lld, %lld} does not lie in 1..%lld (dim %d of %s)",
+                 (long long)from, (long long)to, (long long)t->shape[d], d + 1, pl_shape_str(t, s));
   }
   pl_args a = {.i = {d, first, last - first + 1}, .n_i = 3};
   pl_apply_push(L, pl_op_find("narrow"), &t, 1, &a, 1);
@@ -643,8 +643,8 @@ const pl_bind_row pl_tensor_method_rows[] = {
     {"shape", "x: tensor", "integer[]", "All sizes, as a list.", M, shape},
     {"size", "x: tensor, dim: dim?", "integer|integer[]",
      "The size of one dim, or the list of all sizes.", M, size},
-    {"dtype", "x: tensor", "string", "The name of the element type: f32, f64, bf16, i32, i64, bool.",
-     M, dtype},
+    {"dtype", "x: tensor", "string",
+     "The name of the element type: f32, f64, bf16, i32, i64, bool.", M, dtype},
     {"numel", "x: tensor", "integer", "The number of elements.", M, numel},
     {"is_contiguous", "x: tensor", "boolean",
      "Do the elements lie behind each other, row by row?", M, is_contiguous},
@@ -672,8 +672,8 @@ const pl_bind_row pl_tensor_method_rows[] = {
      "Positions from..to of one dim, both included, counted from 1 or from -1 at the end; a view. "
      "x[{i, {from, to}, {}}] does it dim by dim.",
      M, slice},
-    {"copy_", "x: tensor, y: tensor", "Tensor", "Writes y's values into x, broadcast and converted.",
-     M, copy_},
+    {"copy_", "x: tensor, y: tensor", "Tensor",
+     "Writes y's values into x, broadcast and converted.", M, copy_},
     {"fill_", "x: tensor, value: num", "Tensor", "Sets every element.", M, fill_},
     {"zero_", "x: tensor", "Tensor", "Sets every element to 0.", M, zero_},
     {"add_", "x: tensor, y: tensor", "Tensor", "x <- x + y.", M, add_},

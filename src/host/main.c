@@ -17,13 +17,13 @@
 #endif
 
 static const char usage[] =
-    "usage: perilune                        the session (a script, where standard input is no terminal)\n"
-    "       perilune FILE.lua [ARG...]      runs a script; ARGs are in the table arg\n"
-    "       perilune -e CODE                runs CODE; pl is there\n"
-    "       perilune -i [FILE.lua [ARG...]] the session, after the script\n"
-    "       perilune COMMAND [ARG...]       run, plan, recipes, runs, doctor, help: see perilune help\n"
-    "       perilune -v                     the version\n"
-    "       perilune -h                     this text\n";
+    "usage: perilune                  the session; a script, where standard input is no terminal\n"
+    "       perilune FILE.lua [ARG...]    runs a script; ARGs are in the table arg\n"
+    "       perilune -e CODE              runs CODE; pl is there\n"
+    "       perilune -i [FILE.lua ...]    the session, after the script\n"
+    "       perilune COMMAND [ARG...]     run, plan, recipes, runs, doctor, help\n"
+    "       perilune -v                   the version\n"
+    "       perilune -h                   this text; perilune help says more on commands\n";
 
 /* ---- errors ---- */
 
@@ -252,7 +252,8 @@ static int run_cli(lua_State *L, int argc, char **argv, int first) {
 
 static bool is_script(const char *word) {
   size_t n = strlen(word);
-  return (n > 4 && strcmp(word + n - 4, ".lua") == 0) || (strchr(word, '/') != NULL && is_file(word));
+  bool named = n > 4 && strcmp(word + n - 4, ".lua") == 0;
+  return named || (strchr(word, '/') != NULL && is_file(word));
 }
 
 static int usage_error(const char *what, const char *word) {

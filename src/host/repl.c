@@ -313,7 +313,8 @@ static void set_history_path(editor *e) {
 
 static void editor_open(editor *e) {
   const char *term = getenv("TERM");
-  if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || term == NULL || strcmp(term, "dumb") == 0) {
+  bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+  if (!terminal || term == NULL || strcmp(term, "dumb") == 0) {
     return;
   }
   setlocale(LC_CTYPE, "");
@@ -360,8 +361,10 @@ static int session(lua_State *L) {
     return pl_host_report(L);
   }
   editor_open(&e);
-  const luaL_Reg host[] = {
-      {"readline", read_line}, {"add_history", add_history}, {"call", protected_call}, {NULL, NULL}};
+  const luaL_Reg host[] = {{"readline", read_line},
+                           {"add_history", add_history},
+                           {"call", protected_call},
+                           {NULL, NULL}};
   lua_getfield(L, -1, "start");
   luaL_newlibtable(L, host);
   lua_pushlightuserdata(L, &e);
