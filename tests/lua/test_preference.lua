@@ -67,6 +67,14 @@ T.test("preference_first_step_and_metrics", function()
   T.near(first["logps/chosen"], sums:mean():item(), 1e-4)
   T.near(first["ppl/chosen"], math.exp(-sums:sum():item() / n:sum():item()), 1e-3)
   T.eq(first["counters/examples"], 4)
+  T.near(last["rewards/beta_normalized_margin"], last["rewards/margins"] / 0.2, 1e-4)
+  T.near(last["rewards/chosen_logprob_ratio"], last["logps/chosen"] - last["logps/reference_chosen"], 1e-4)
+  T.near(last["rewards/rejected_logprob_ratio"], last["logps/rejected"] - last["logps/reference_rejected"], 1e-4)
+  T.eq(last["importance_weights/rejected"], nil)
+  local corrected = pl.train.preference(tiny, pairs4, { importance_correction = true, batch_size = 4, max_steps = 2, lr = 1e-2,
+    lr_scheduler = "constant" }).history
+  T.near(corrected[1]["importance_weights/rejected"], 1, 1e-6)
+  T.ok(corrected[2]["importance_weights/rejected"] ~= 1)
 end)
 
 T.test("preference_normalises_over_the_pairs_of_the_step", function()

@@ -152,6 +152,7 @@ T.test("sft_metrics_have_the_papers_names", function()
     T.ok(type(seen[name]) == "number", name)
   end
   T.eq(seen["counters/updates"], 2)
+  T.near(seen["ppl/chosen"], math.exp(seen.loss), 1e-9)
   T.eq(m.history.summary.steps, 2)
   T.eq(m.history.summary.counts.used, 6)
   T.ok(pl.json.encode(m.history))

@@ -209,8 +209,15 @@ local function sums_of(p, def, own, list, has_reference)
       from_l = (ll - p.ref_rejected_logps):tolist()
     end
     rw, rl = {}, {}
+    local ratio_w, ratio_l, weights = 0, 0, 0
     for k = 1, n do
       rw[k], rl[k] = from_w[k] * beta, from_l[k] * beta
+      ratio_w, ratio_l, weights = ratio_w + from_w[k], ratio_l + from_l[k], weights + math.exp(from_l[k])
+    end
+    if has_reference then
+      sums["rewards/chosen_logprob_ratio"], sums["rewards/rejected_logprob_ratio"] = ratio_w, ratio_l
+      sums["rewards/beta_normalized_margin"] = ratio_w - ratio_l
+      sums["importance_weights/rejected"] = own.importance_correction and weights or nil
     end
   end
   local chosen, rejected, margins, right, logw, logl, tokens = 0, 0, 0, 0, 0, 0, 0

@@ -114,10 +114,11 @@ function sft.task(spec)
           rows[n] = t
         end
       end
-      return (model:completion_logprobs(rows)):sum() * (-1 / total), {}
+      local share = (model:completion_logprobs(rows)):sum() * (-1 / total)
+      return share, { nll = share:item() }
     end,
-    metrics = function()
-      return {}
+    metrics = function(sums)
+      return { ["ppl/chosen"] = math.exp(sums.nll) }
     end,
   }
 end
