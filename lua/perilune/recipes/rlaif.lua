@@ -37,19 +37,32 @@ local GAINS = {
 }
 local MARGIN = 2 -- points: smaller differences do not count as "beats"
 
--- What a parameter left empty means, for the embedded base and for a real model.
+-- What a parameter left empty means: for the embedded base, for a real model of up to
+-- SMALL parameters, and for a larger one (close to the paper's own settings).
+local SMALL = 100e6
 local PRESETS = {
   tiny = {
     max_tokens = 8, sft = { lr = 2e-3, epochs = 4 }, sft10 = { lr = 1e-3, epochs = 8 },
     dpo = { lr = 3e-4, epochs = 2, beta = 0.5 },
   },
-  model = {
+  small = {
+    max_tokens = 64, sft = { lr = 5e-4, epochs = 3 }, sft10 = { lr = 5e-4, epochs = 9 },
+    dpo = { lr = 1e-4, epochs = 3, beta = 0.1 },
+  },
+  large = {
     max_tokens = 128, sft = { lr = 1e-5, epochs = 3 }, sft10 = { lr = 1e-5, epochs = 9 },
     dpo = { lr = 5e-7, epochs = 3, beta = 0.05 },
   },
 }
 
-local function number(doc, by_base) return { type = "number", min = 0, doc = doc .. by_base } end
+-- A parameter whose default depends on the base: presets are listed in its help.
+local function by_base(doc, group, field)
+  local values = {}
+  for i, size in ipairs { "tiny", "small", "large" } do
+    values[i] = ("%s %g"):format(size, group and PRESETS[size][group][field] or PRESETS[size][field])
+  end
+  return { type = "number", min = 0, doc = ("%s (%s)"):format(doc, table.concat(values, ", ")) }
+end
 
 local params = {
   base = { "tiny", doc = "base model: a Hugging Face directory, or tiny (made here, one for each seed)" },
@@ -58,7 +71,8 @@ local params = {
     strong = { "oracle:0.95", doc = "writes the demonstrations of the strong arms" },
   },
   critic = { "oracle:0.95", doc = "compares the pairs that preference training learns from" },
-  judge = { "oracle:0.95", doc = "compares each arm with the reference: the win rate" },
+  judge = { type = "string", doc = "compares each arm with the reference: the win rate (world: oracle:0.95, else the critic)" },
+  reference = { type = "string", doc = "whose answers the arms are judged against (the weak teacher's)" },
   prompts = { "world", doc = "world, or a JSONL file with a prompt in each row; its last rows are held out" },
   n_prompts = { 6000, min = 20, doc = "training prompts" },
   held_out = { 400, min = 10, doc = "prompts that no arm trains on (of a file: at most 2/5 of its rows)" },
@@ -70,14 +84,18 @@ local params = {
   batch_size = { 16, min = 1, doc = "examples (or pairs) a step" },
   optimizer = { "adamw", choices = { "adamw", "rmsprop", "sgd" }, doc = "for fine-tuning and preference training" },
   max_grad_norm = { 1.0, min = 0, doc = "clip the gradient's global norm (the paper: 10)" },
-  sft = { lr = number("SFT on all prompts: learning rate", " (tiny 2e-3, else 1e-5)"),
-    epochs = number("SFT on all prompts: epochs", " (tiny 4, else 3)") },
-  sft10 = { lr = number("SFT on 10 %: learning rate", " (tiny 1e-3, else 1e-5)"),
-    epochs = number("SFT on 10 %: epochs", " (tiny 8, else 9)") },
+  sft = {
+    lr = by_base("SFT on all prompts: learning rate", "sft", "lr"),
+    epochs = by_base("SFT on all prompts: epochs", "sft", "epochs"),
+  },
+  sft10 = {
+    lr = by_base("SFT on 10 %: learning rate", "sft10", "lr"),
+    epochs = by_base("SFT on 10 %: epochs", "sft10", "epochs"),
+  },
   dpo = {
-    lr = number("learning rate", " (tiny 3e-4, else 5e-7)"),
-    epochs = number("epochs", " (tiny 2, else 3)"),
-    beta = number("strength of the pull towards the reference", " (tiny 0.5, else 0.05)"),
+    lr = by_base("learning rate", "dpo", "lr"),
+    epochs = by_base("epochs", "dpo", "epochs"),
+    beta = by_base("strength of the pull towards the reference", "dpo", "beta"),
     sft_reg = { 0, min = 0, doc = "weight of the chosen answer's negative log-likelihood beside the preference loss" },
   },
   sample = {
@@ -85,7 +103,7 @@ local params = {
     top_p = { 0.9, min = 0, max = 1, doc = "nucleus of all sampling" },
   },
   eval = { temperature = { 0.7, min = 0, doc = "of the answers that are judged" } },
-  max_tokens = { type = "integer", min = 1, doc = "longest answer (tiny 8, else 128)" },
+  max_tokens = by_base("longest answer", nil, "max_tokens"),
   tiny = {
     tokens = { 3000000, min = 1000, doc = "raw text the embedded base is trained on" },
     hidden_size = { 128, min = 8, doc = "its width" },
@@ -94,9 +112,9 @@ local params = {
   },
 }
 
--- Fills what was left empty from the preset of the base.
-local function with_preset(p)
-  local preset = p.base == "tiny" and PRESETS.tiny or PRESETS.model
+-- Fills what was left empty from the preset of the base (nil: the embedded one).
+local function with_preset(p, base)
+  local preset = not base and PRESETS.tiny or base:num_parameters() <= SMALL and PRESETS.small or PRESETS.large
   local function pick(name, field)
     local v = p[name][field]
     if v == nil then return preset[name][field] end
@@ -281,7 +299,8 @@ return pl.recipe {
   doc = "Is AI feedback worth it, or would fine-tuning on a stronger teacher do? Seven arms, judged head to head.",
   params = params,
   run = function(p, run)
-    local preset = with_preset(p)
+    local given_base = p.base ~= "tiny" and pl.load(p.base) or nil
+    local preset = with_preset(p, given_base)
     local train, held = load_prompts(p, run)
     local has_truth = p.prompts == "world"
     local n_first = math.max(1, math.floor(#train * p.sft_fraction))
@@ -289,15 +308,16 @@ return pl.recipe {
     local in_first = {}
     for _, row in ipairs(first:rows()) do in_first[row.prompt] = true end
 
-    local critic, judge = pl.ai(p.critic), pl.ai(p.judge)
+    local judge_spec = p.judge or (has_truth and "oracle:0.95" or p.critic)
+    local reference_spec = p.reference or p.teacher.weak
+    local critic, judge = pl.ai(p.critic), pl.ai(judge_spec)
     local answer = { max_tokens = preset.max_tokens, top_p = p.sample.top_p }
     local function with(extra)
       for k, v in pairs(answer) do extra[k] = v end
       return extra
     end
 
-    -- Teachers answer once, for all seeds; the weak teacher's answers to the
-    -- held-out prompts are what every arm is judged against.
+    -- Teachers and the reference answer once, for all seeds.
     local demos = {}
     for _, name in ipairs { "weak", "strong" } do
       run:at { arm = "teacher." .. name }
@@ -309,7 +329,7 @@ return pl.recipe {
       }
     end
     run:at { arm = "reference" }
-    local reference = pl.feedback.demonstrate(pl.ai(p.teacher.weak), held, { max_tokens = preset.max_tokens, seed = 1 })
+    local reference = pl.feedback.demonstrate(pl.ai(reference_spec), held, { max_tokens = preset.max_tokens, seed = 1 })
 
     local results = {}
     for _, arm in ipairs(ARMS) do
@@ -318,7 +338,7 @@ return pl.recipe {
     for s = 1, p.seeds do
       local seed, models = p.seed + s, {}
       run:at { arm = "base", seed = s }
-      models.base = p.base == "tiny" and tiny_base(p, run, seed) or pl.load(p.base)
+      models.base = given_base or tiny_base(p, run, seed)
       for _, arm in ipairs(ARMS) do
         run:at { arm = arm.name, seed = s }
         local r, d = results[arm.name], arm.teacher and demos[arm.teacher]
@@ -366,7 +386,7 @@ return pl.recipe {
         ("Claims are read from %s (points of 100, sampled at temperature %g) against a margin of %d points; intervals are 95 %%, "
           .. "resampling seeds and prompts, paired between arms."):format(
           has_truth and "true quality" or "the judged win rate", p.eval.temperature, MARGIN),
-        ("Win rates are against the weak teacher's own answers (%s), judged by %s."):format(p.teacher.weak, p.judge),
+        ("Win rates are against the answers of %s to the held-out prompts, judged by %s."):format(reference_spec, judge_spec),
       },
     }
     if has_truth then
