@@ -69,16 +69,13 @@ PL_INLINE void FN(tile)(const int mr, const int nv, const bool across, int64_t k
     }
     return;
   }
+  real t[MR * NR];
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
-    real t[NR];
-    FN(st)(t, acc[i][0]);
-    FN(st)(t + LANES, acc[i][1]);
-    real *p = c + i * ldc;
-    for (int j = 0; j < nc; j++) {
-      p[j] = beta != 0 ? alpha * t[j] + beta * p[j] : alpha * t[j];
-    }
+    FN(st)(t + i * NR, acc[i][0]);
+    FN(st)(t + i * NR + LANES, acc[i][1]);
   }
+  edge(mr, nc, t, NR, alpha, beta, c, ldc);
 }
 
 #define CASE(mr)                                                        \
