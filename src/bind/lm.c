@@ -214,7 +214,8 @@ static pl_tensor *push_i32(lua_State *L, int64_t n) {
   return t;
 }
 
-/* d:score(rows, all, budget) -> flat [M], row_of i32 [M], place i32 [M], width, mask f32 [rows, width]
+/* d:score(rows, all, budget)
+ *   -> flat [M], row_of i32 [M], place i32 [M], width, mask f32 [rows, width]
  * all: every token but a row's first counts, else those from `start` on. place: where
  * an entry goes in a [rows, width] table. mask: 1 where a token from `start` on is predicted. */
 static int decoder_score(lua_State *L) {

@@ -316,8 +316,8 @@ pl_status pl_decoder_logprob(pl_ctx *c, const pl_decoder *d, pl_tensor *h, pl_te
     const int32_t r = pl_i32(rows)[i];
     const int32_t t = i < targets->shape[0] ? pl_i32(targets)[i] : -1;
     if (r < 0 || r >= h->shape[0] || t < 0 || t >= d->cfg.vocab) {
-      return pl_fail(c, PL_EINVAL, "decoder: wanted id %d at row %d; the vocabulary has ids 0..%lld "
-                     "and there are %lld rows", t, r, (long long)d->cfg.vocab - 1,
+      return pl_fail(c, PL_EINVAL, "decoder: wanted id %d at row %d; the vocabulary has ids "
+                     "0..%lld and there are %lld rows", t, r, (long long)d->cfg.vocab - 1,
                      (long long)h->shape[0]);
     }
   }

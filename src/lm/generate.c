@@ -241,8 +241,9 @@ static pl_status request_check(pl_ctx *c, const pl_lm_config *f, const pl_gen_re
     return pl_fail(c, PL_EINVAL, "generate: prompt %lld has no tokens", at);
   }
   if (r->n_prompt >= f->context) {
-    return pl_fail(c, PL_EINVAL, "generate: prompt %lld has %lld tokens; the context of %lld leaves "
-                   "no room for an answer", at, (long long)r->n_prompt, (long long)f->context);
+    return pl_fail(c, PL_EINVAL, "generate: prompt %lld has %lld tokens; the context of %lld "
+                   "leaves no room for an answer", at, (long long)r->n_prompt,
+                   (long long)f->context);
   }
   for (int64_t i = 0; i < r->n_prompt; i++) {
     if (r->prompt[i] < 0 || r->prompt[i] >= f->vocab) {
@@ -468,7 +469,8 @@ static pl_status prepare(pl_ctx *c, pl_generator *g, int64_t n) {
 
 /* Cuts rows 0..n-1 into groups of about equal size, g->group[0..n_groups] their
  * bounds; a group ends only where may_end says so. False: work on all together. */
-static bool make_groups(pl_generator *g, int64_t n, bool (*may_end)(const pl_generator *, int64_t)) {
+static bool make_groups(pl_generator *g, int64_t n,
+                        bool (*may_end)(const pl_generator *, int64_t)) {
   const int64_t threads = pl_threads();
   int64_t size = (n + 2 * threads - 1) / (2 * threads);
   size = size < GROUP_MIN ? GROUP_MIN : size > GROUP_MAX ? GROUP_MAX : size;
@@ -701,8 +703,8 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
   }
   for (int64_t i = 0; i < n; i++) {
     if (g->drawn[i] < 0) {
-      return pl_fail(c, PL_EINVAL, "generate: the model gives NaN or infinite logits for prompt %lld; "
-                     "its weights are damaged or its training diverged",
+      return pl_fail(c, PL_EINVAL, "generate: the model gives NaN or infinite logits for prompt "
+                     "%lld; its weights are damaged or its training diverged",
                      (long long)g->run[i]->req->r.index);
     }
     PL_TRY(append(c, g->run[i], g->drawn[i], g->drawn_logprob[i]));

@@ -49,9 +49,11 @@ pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const i
 void pl_generator_free(pl_ctx *c, pl_generator *g); /* NULL is fine */
 pl_status pl_generator_add(pl_ctx *c, pl_generator *g, const pl_gen_request *r);
 /* One token for every running row, filling free places first. *active: samples
- * running or waiting afterwards. *tokens (may be NULL): drawn by this call. Polls the interrupt flag. */
+ * running or waiting afterwards. *tokens (may be NULL): drawn by this call.
+ * Polls the interrupt flag. */
 pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens);
-/* The oldest finished sample; false when there is none. Valid until the next call of take or step. */
+/* The oldest finished sample; false when there is none. Valid until the next
+ * call of take or step. */
 bool pl_generator_take(pl_ctx *c, pl_generator *g, pl_gen_sample *out);
 /* Running row number i (0-based); false past the last. */
 bool pl_generator_look(const pl_generator *g, int64_t i, pl_gen_sample *out);

@@ -85,10 +85,14 @@ FMA_FN void tile_fma_n(const tile *t, const int rows) {
   }
   int64_t k = 0;
   for (; k + LANES <= t->K; k += LANES) {
+    __m256 xv[3]; /* 12 sums, 3 rows, 1 weight: the 16 registers there are */
     for (int i = 0; i < rows; i++) {
-      const __m256 xv = _mm256_loadu_ps(x[i] + k);
-      for (int j = 0; j < TILE_N; j++) {
-        acc[i][j] = _mm256_fmadd_ps(xv, _mm256_loadu_ps(w[j] + k), acc[i][j]);
+      xv[i] = _mm256_loadu_ps(x[i] + k);
+    }
+    for (int j = 0; j < TILE_N; j++) {
+      const __m256 wv = _mm256_loadu_ps(w[j] + k);
+      for (int i = 0; i < rows; i++) {
+        acc[i][j] = _mm256_fmadd_ps(xv[i], wv, acc[i][j]);
       }
     }
   }
