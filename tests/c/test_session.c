@@ -166,6 +166,7 @@ TEST(ctrl_c_stops_what_runs) {
       "coroutine.yield() end); coroutine.resume(c) end",
       "x = pl.randn(300, 300); while true do local y = x:matmul(x) end",
       "while true do pcall(x.exp, x) end",
+      "pl.no_grad(function() while true do end end)",
   };
   session s;
   session_start(&s, "1");
@@ -183,8 +184,9 @@ TEST(ctrl_c_stops_what_runs) {
     session_send(&s, "\003");
     CHECK(session_expect(&s, "interrupted", 5));
   }
-  session_send(&s, "6 * 7\r");
+  session_send(&s, "6 * 7, pl.grad_enabled()\r"); /* what was to be closed was closed */
   CHECK(session_expect(&s, "\n42", 5));
+  CHECK(session_expect(&s, "true", 5));
   session_send(&s, ":quit\r");
   CHECK(session_end(&s, 5) == 0);
 }

@@ -47,3 +47,13 @@ stops "a loop that catches tensor errors" 'local x = pl.randn(9) while true do p
 stops "sleeping" 'require("perilune.core").base.sleep(60)'
 stops "no_grad" 'while true do pl.no_grad(function() while true do end end) end'
 stops "reading" 'while true do io.read("a") end'
+
+model=${PL_SHARED:-../shared}/data/models/stories260K
+if [ -d "$model" ]; then
+  stops "generation" "local m = pl.load('$model') while true do m:generate({ 'The dog' }, { n = 8, max_tokens = 200 }) end"
+  stops "training" "local m = pl.load('$model') pl.train.sft(m, pl.data.from { { prompt = 'Tim', completion = ' ran.' } },
+    { epochs = 1000000, batch_size = 1 })"
+else
+  echo "skip generation no $model"
+  echo "skip training no $model"
+fi
