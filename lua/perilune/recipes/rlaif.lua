@@ -71,13 +71,16 @@ local params = {
     strong = { "oracle:0.95", doc = "writes the demonstrations of the strong arms" },
   },
   critic = { "oracle:0.95", doc = "compares the pairs that preference training learns from" },
-  judge = { type = "string", doc = "compares each arm with the reference: the win rate (world: oracle:0.95, else the critic)" },
-  reference = { type = "string", doc = "whose answers the arms are judged against (the weak teacher's)" },
+  judge = { type = "string", doc = "compares each arm with the reference (world: oracle:0.95, else the critic)" },
+  reference = { type = "string",
+    doc = "whose answers the arms are judged against: a teacher, or base (world: the weak teacher, else base)" },
   prompts = { "world", doc = "world, or a JSONL file with a prompt in each row; its last rows are held out" },
   n_prompts = { 6000, min = 20, doc = "training prompts" },
   held_out = { 400, min = 10, doc = "prompts that no arm trains on (of a file: at most 2/5 of its rows)" },
-  sft_fraction = { 0.1, min = 0.001, max = 1, doc = "share of the training prompts in the 10 % arms; AI feedback takes the rest" },
-  pairs = { "teacher", choices = { "teacher", "policy" }, doc = "pair a policy sample with the teacher's answer, or with another sample" },
+  sft_fraction = { 0.1, min = 0.001, max = 1,
+    doc = "share of the training prompts in the 10 % arms; AI feedback takes the rest" },
+  pairs = { "teacher", choices = { "teacher", "policy" },
+    doc = "pair a policy sample with the teacher's answer, or with another sample" },
   order = { "both", choices = { "both", "coin", "given" }, doc = "orders in which a critic or judge sees a pair" },
   seeds = { 3, min = 1, doc = "repetitions with their own base, data order and samples" },
   seed = { 0, min = 0, doc = "where the seeds start" },
@@ -291,7 +294,9 @@ local function show_samples(run, results, has_truth)
     end
     rows[i] = { prompt = prompt, answers = answers }
   end
-  run:samples { title = "Held-out prompts: each arm's answer and its verdict against the reference (seed 1)", rows = rows }
+  run:samples {
+    title = "Held-out prompts: each arm's answer and its verdict against the reference (seed 1)", rows = rows,
+  }
 end
 
 return pl.recipe {
@@ -309,7 +314,7 @@ return pl.recipe {
     for _, row in ipairs(first:rows()) do in_first[row.prompt] = true end
 
     local judge_spec = p.judge or (has_truth and "oracle:0.95" or p.critic)
-    local reference_spec = p.reference or p.teacher.weak
+    local reference_spec = p.reference or (has_truth and p.teacher.weak or "base")
     local critic, judge = pl.ai(p.critic), pl.ai(judge_spec)
     local answer = { max_tokens = preset.max_tokens, top_p = p.sample.top_p }
     local function with(extra)
@@ -328,17 +333,24 @@ return pl.recipe {
         rest = all:filter(function(row) return not in_first[row.prompt] end),
       }
     end
-    run:at { arm = "reference" }
-    local reference = pl.feedback.demonstrate(pl.ai(reference_spec), held, { max_tokens = preset.max_tokens, seed = 1 })
+    local reference
+    if reference_spec ~= "base" then
+      run:at { arm = "reference" }
+      reference = pl.feedback.demonstrate(pl.ai(reference_spec), held, { max_tokens = preset.max_tokens, seed = 1 })
+    end
 
     local results = {}
     for _, arm in ipairs(ARMS) do
-      results[arm.name] = { samples = {}, judged = {}, greedy = {}, quality = {}, greedy_quality = {}, words = {}, no_stop = {} }
+      results[arm.name] = {
+        samples = {}, judged = {}, greedy = {}, quality = {}, greedy_quality = {}, words = {}, no_stop = {},
+      }
     end
     for s = 1, p.seeds do
       local seed, models = p.seed + s, {}
       run:at { arm = "base", seed = s }
       models.base = given_base or tiny_base(p, run, seed)
+      reference = reference -- the first seed's base stands still for all seeds
+        or pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
       for _, arm in ipairs(ARMS) do
         run:at { arm = arm.name, seed = s }
         local r, d = results[arm.name], arm.teacher and demos[arm.teacher]
@@ -383,10 +395,11 @@ return pl.recipe {
       claims = contrasts(CLAIMS, measured),
       gains = contrasts(GAINS, measured),
       notes = {
-        ("Claims are read from %s (points of 100, sampled at temperature %g) against a margin of %d points; intervals are 95 %%, "
-          .. "resampling seeds and prompts, paired between arms."):format(
+        ("Claims are read from %s (points of 100, sampled at temperature %g) against a margin of %d points; "
+          .. "intervals are 95 %%, resampling seeds and prompts, paired between arms."):format(
           has_truth and "true quality" or "the judged win rate", p.eval.temperature, MARGIN),
-        ("Win rates are against the answers of %s to the held-out prompts, judged by %s."):format(reference_spec, judge_spec),
+        ("Win rates are against the answers of %s to the held-out prompts, judged by %s."):format(
+          reference_spec, judge_spec),
       },
     }
     if has_truth then
