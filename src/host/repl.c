@@ -250,6 +250,7 @@ static int read_line(lua_State *L) {
   }
   e->prompt = prompt;
   int n = 0;
+  el_set(e->el, EL_PREP_TERM, 1); /* before the prompt: what is typed at once is not lost */
   const char *line = el_gets(e->el, &n);
   if (pl_interrupt_pending()) {
     pl_signals_clear(L);

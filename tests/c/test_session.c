@@ -154,7 +154,7 @@ TEST(values_are_printed) {
   session_send(&s, "io.write('n', i) end\r");
   CHECK(session_expect(&s, "n1n2", 5));
   session_send(&s, ":quit\r");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
 
 TEST(ctrl_c_stops_what_runs) {
@@ -188,7 +188,7 @@ TEST(ctrl_c_stops_what_runs) {
   CHECK(session_expect(&s, "\n42", 5));
   CHECK(session_expect(&s, "true", 5));
   session_send(&s, ":quit\r");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
 
 TEST(ctrl_c_at_the_prompt) {
@@ -212,7 +212,7 @@ TEST(ctrl_c_at_the_prompt) {
   session_send(&s, "\003");
   CHECK(session_expect(&s, "again within 2 s", 5));
   session_send(&s, "\003");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
 
 TEST(completion) {
@@ -226,7 +226,7 @@ TEST(completion) {
   session_send(&s, "\003");
   CHECK(session_expect(&s, "again", 5));
   session_send(&s, ":quit\r");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
 
 TEST(history_is_kept) {
@@ -241,7 +241,7 @@ TEST(history_is_kept) {
   CHECK(session_expect(&s, "the end!", 5));
   CHECK(session_expect(&s, "> ", 5));
   session_send(&s, "\004"); /* end of input */
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
   struct stat st;
   CHECK(stat(history, &st) == 0);
   CHECK((st.st_mode & 0777) == 0600);
@@ -260,7 +260,7 @@ TEST(history_is_kept) {
   CHECK(session_expect(&s, "\"the end!\"", 5));
   CHECK(session_expect(&s, "> ", 5));
   session_send(&s, "\004");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
 
 TEST(colour_only_where_wanted) {
@@ -271,12 +271,12 @@ TEST(colour_only_where_wanted) {
   CHECK(session_expect(&s, "\033[36m12346", 5));
   CHECK(session_expect(&s, "> ", 5));
   session_send(&s, "\004");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
   session_start(&s, "1");
   CHECK(session_expect(&s, "pl is loaded", 10));
   session_send(&s, "12345 + 1\r");
   CHECK(session_expect(&s, "\n12346", 5));
   CHECK(session_expect(&s, "> ", 5));
   session_send(&s, "\004");
-  CHECK(session_end(&s, 5) == 0);
+  CHECK_INT(session_end(&s, 10), 0);
 }
