@@ -151,10 +151,10 @@ fuzz:
 	@build/asan/fuzz $(FUZZ_SECONDS) $$(date +%s)
 
 bench: all
-	@$(BIN) scripts/bench.lua
+	@$(abspath $(BIN)) scripts/bench.lua
 
 docs: all
-	@$(BIN) scripts/docs.lua
+	@$(abspath $(BIN)) scripts/docs.lua
 
 install: all
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/perilune"
