@@ -15,6 +15,7 @@ TEST(mutated_files_do_no_harm) {
   for (f.number = 0; f.number < (quick_mode() ? 300 : 1500); f.number++) {
     fuzz_case(&f);
   }
-  CHECK(f.accepted > 10);
+  /* about one in seventy still reads; none would mean that the readers are not reached */
+  CHECK(f.accepted > f.number / 150);
   fuzz_end(&f);
 }
