@@ -62,7 +62,8 @@ static inline int64_t rows_of(const pl_tensor *t) {
   return n;
 }
 
-static inline pl_status mismatch(pl_ctx *c, const char *wanted, const pl_tensor *a, const pl_tensor *b) {
+static inline pl_status mismatch(pl_ctx *c, const char *wanted, const pl_tensor *a,
+                                 const pl_tensor *b) {
   char sa[128];
   char sb[128];
   return pl_fail(c, PL_EINVAL, "got %s and %s, wanted %s", pl_shape_str(a, sa), pl_shape_str(b, sb),

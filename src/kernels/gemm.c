@@ -135,21 +135,22 @@ void K(gemm)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, con
     K(gemm_small)(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  /* Start from the tile that packs least and halve its longer side: to four
-   * tiles wherever one is worth handing over, further only while tiles stay
-   * large, for every halving means one operand is read and copied once more. */
-  int64_t mb = part(M, ta ? MC_TURNED : MC, 12);
+  /* Start from the tile that packs least and halve it: to four tiles wherever
+   * one is worth handing over, further only while tiles stay large, for every
+   * halving means one operand is read and copied once more. The longer side
+   * first; a transposed A costs more to copy, so there the columns stay together. */
+  int64_t mb = part(M, ta ? MC_TURNED : MC, 6);
   int64_t nb = part(N, 512, 32);
   for (;;) {
     int64_t tiles = ceil_div(M, mb) * ceil_div(N, nb);
     double each = (double)mb * (double)nb * (double)Kn;
     int64_t longer = imax(mb, nb);
-    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 8e6 && longer >= 256;
+    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 256;
     if (!more) {
       break;
     }
-    if (mb >= nb) {
-      mb = part(M, ceil_div(mb, 2), 12);
+    if ((ta ? 3 * mb : mb) >= nb) {
+      mb = part(M, ceil_div(mb, 2), 6);
     } else {
       nb = part(N, ceil_div(nb, 2), 32);
     }

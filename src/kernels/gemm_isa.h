@@ -6,7 +6,8 @@
  *   VL       reals in it
  *   MR       most rows of a register tile; 2 vectors wide
  *   KC       depth of a panel of B, which is 2 vectors wide and stays in the L1 cache
- * A panel of B is copied into a buffer and the rows of A stream past it MR at a time. Every element of C is
+ * A panel of B is copied into a buffer and the rows of A stream past it MR at
+ * a time. Every element of C is
  * the sum over k in increasing order within chunks of KC. */
 
 #define FN(name) PL_CAT(name, ISA)

@@ -22,15 +22,16 @@
 
 #define PL_DECLARE_KERNELS(T, S)                                                                   \
   /* C[M,N] (ldc) = alpha * op(A) op(B) + beta * C, row-major; op = transpose where the flag says. \
-   * BLAS, single-threaded inside fixed tiles. */                                                  \
+   * Fixed tiles of C, one thread a tile. */                                                       \
   void pl_gemm_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,         \
                    int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);               \
-  /* the same, serial and without BLAS: small products inside a block of our own */                \
+  /* the same, serial: products inside a block of the caller */                                    \
   void pl_gemm_small_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,   \
                          int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);         \
-  /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019) */ \
+  /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps)                           \
+   * (Zhang & Sennrich 2019) */                                                                    \
   void pl_rms_norm_##S(int64_t N, int64_t C, const T *x, const T *w, T eps, T *y, T *rstd);        \
-  /* sets gx, adds to gw; each may be NULL */                                                       \
+  /* sets gx, adds to gw; each may be NULL */                                                      \
   void pl_rms_norm_back_##S(int64_t N, int64_t C, const T *x, const T *w, const T *rstd,           \
                             const T *gy, T *gx, T *gw, T *scratch);                                \
   int64_t pl_rms_norm_back_scratch_##S(int64_t N, int64_t C);                                      \
@@ -52,8 +53,9 @@
   void pl_silu_mul_back_##S(int64_t n, const T *a, const T *b, const T *gy, T *ga, T *gb);         \
   /* y[n,:] = w[ids[n],:]; the gradient adds gy[n,:] into gw[ids[n],:] in row order */             \
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
-  void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids, const T *gy, T *gw); \
-  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits exist    \
+  void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
+                             const T *gy, T *gw);                                                  \
+  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits exist   \
    * for a chunk of rows at a time, in scratch. rows NULL = 0..M-1. */                             \
   void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
                             const T *w, const int32_t *ids, T *out, T *lse, T *scratch);           \

@@ -263,7 +263,8 @@ TEST_OF(N(embedding_matches_twin)) {
 TEST_OF(N(token_logprob_matches_twin)) {
   /* rows asked, C, V, rows of h, picked? */
   static const int64_t shapes[][5] = {{1, 3, 1, 1, 0}, {5, 8, 11, 9, 1}, {40, 16, 366, 40, 0},
-                                      {33, 12, 1000, 50, 1}, {1100, 4, 20, 1100, 1}, {0, 4, 5, 2, 1}};
+                                      {33, 12, 1000, 50, 1}, {1100, 4, 20, 1100, 1},
+                                      {0, 4, 5, 2, 1}};
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
     int64_t m = shapes[s][0];
     int64_t c = shapes[s][1];

@@ -96,7 +96,8 @@ TEST(an_update_is_the_same_in_blocks_and_alone) {
     for (int k = 0; k < 4; k++) {
       one[s][k] = x[k][spots[s]];
     }
-    pl_adamw_f32(1, &one[s][0], &one[s][1], &one[s][2], &one[s][3], 1, 1e-3, 0.9, 0.99, 1e-8, 0.1, 3);
+    pl_adamw_f32(1, &one[s][0], &one[s][1], &one[s][2], &one[s][3], 1, 1e-3, 0.9,
+                 0.99, 1e-8, 0.1, 3);
   }
   pl_adamw_f32(LARGE, x[0], x[1], x[2], x[3], 1, 1e-3, 0.9, 0.99, 1e-8, 0.1, 3);
   for (int s = 0; s < 4; s++) {
