@@ -133,6 +133,29 @@ PAIRS = [("Tim saw a cat.", " The cat was happy.", " The cat was sad."),
          ("The old man", " smiled at the little girl.", " was mean.")]
 
 
+SENTENCES = ["The cat was happy.", "She was very happy."]
+
+
+def by_hand(path, tok):
+    """Ten AdamW steps on every token of two sentences: a training loop written by hand."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    opt = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0)
+    losses = []
+    for _ in range(STEPS):
+        total, count = 0, 0
+        for sentence in SENTENCES:
+            ids = torch.tensor([tok.encode(sentence)])
+            logps = F.log_softmax(model(ids).logits[0, :-1], -1)
+            total = total - logps.gather(1, ids[0, 1:, None]).sum()
+            count += ids.shape[1] - 1
+        loss = total / count
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return {"sentences": SENTENCES, "losses": losses}
+
+
 def stories(path):
     tok = PreTrainedTokenizerFast(tokenizer_file=os.path.join(path, "tokenizer.json"))
 
@@ -149,6 +172,7 @@ def stories(path):
     out = runs(path, rows, pairs, {"adamw": 1e-3, "rmsprop": 1e-4})
     out["rows"] = [{"prompt": p, "completion": c} for p, c in ROWS]
     out["pairs"] = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS]
+    out["by_hand"] = by_hand(path, tok)
     dump("stories.json", out)
 
 

@@ -43,6 +43,21 @@ for _, case in ipairs(golden.sft) do
   end)
 end
 
+T.test("a_loop_by_hand_as_pytorch_on_stories260K", function()
+  local g = assert(pl.json.read "tests/golden/train/stories.json").by_hand
+  local m = pl.load(T.need_shared() .. "/data/models/stories260K")
+  local opt = pl.optim.adamw(m:parameters(), { lr = 5e-4, betas = { 0.9, 0.95 }, eps = 1e-8, weight_decay = 0 })
+  local batch = { m.tokenizer:encode(g.sentences[1]), m.tokenizer:encode(g.sentences[2]) }
+  for _, want in ipairs(g.losses) do
+    local lp, mask = m:logprobs(batch)
+    local loss = -(lp * mask):sum() / mask:sum()
+    opt:zero_grad()
+    loss:backward()
+    opt:step()
+    T.near(loss:item(), want, 1e-4)
+  end
+end)
+
 T.test("sft_ten_steps_as_pytorch_on_stories260K", function()
   local dir = T.need_shared() .. "/data/models/stories260K"
   local g = assert(pl.json.read "tests/golden/train/stories.json")
