@@ -14,7 +14,7 @@ DESTDIR  =
 BUILD    = build
 SANITIZE =
 LUA_PKG  = lua5.4
-PKGS     = $(LUA_PKG) openblas libcjson libpcre2-8 libedit
+PKGS     = $(LUA_PKG) libcjson libpcre2-8 libedit
 # folders of the core in the order of their knowledge; a subset builds a part
 DIRS     = base kernels tensor autograd text format lm
 

@@ -536,11 +536,6 @@ static int cpu_name(lua_State *L) {
   return 1;
 }
 
-static int blas_core(lua_State *L) {
-  lua_pushstring(L, pl_blas_corename());
-  return 1;
-}
-
 /* fma_probe(rounds) -> operations done; time it for the machine's peak. */
 static int fma_probe(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
@@ -644,7 +639,6 @@ static const luaL_Reg functions[] = {
     {"fail_at", fail_at},
     {"threads", threads},
     {"cpu_name", cpu_name},
-    {"blas_core", blas_core},
     {"fma_probe", fma_probe},
     {"isa", isa},
     {"interrupted", interrupted},

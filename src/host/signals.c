@@ -38,7 +38,7 @@ static void arm(lua_State *L) {
 
 static void on_sigint(int sig) {
   if (!pthread_equal(pthread_self(), lua_thread)) {
-    pthread_kill(lua_thread, sig); /* a BLAS thread was interrupted: not its business */
+    pthread_kill(lua_thread, sig); /* a worker thread was interrupted: not its business */
     return;
   }
   struct timespec now;

@@ -90,8 +90,4 @@ const char *pl_isa_name(void);
  * floating-point operations that were: time it to know the machine's peak. */
 double pl_fma_probe(int64_t rounds);
 
-/* BLAS as found: core name ("Haswell"), forced to one thread. */
-const char *pl_blas_corename(void);
-void pl_blas_init(void); /* openblas_set_num_threads(1); call once at start */
-
 #endif

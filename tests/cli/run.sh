@@ -83,7 +83,7 @@ check home_can_be_named sh -c "'$bin' run '$tmp/recipe.lua' --home='$tmp/other' 
 doctor() {
   "$bin" doctor --json >"$tmp/doctor" || return 1
   cat "$tmp/doctor"
-  grep -q '"matmul_gflops":[0-9]' "$tmp/doctor" && grep -q '"blas_core":"' "$tmp/doctor" && grep -q '"warnings":\[' "$tmp/doctor"
+  grep -q '"matmul_gflops":[0-9]' "$tmp/doctor" && grep -q '"kernels":"' "$tmp/doctor" && grep -q '"warnings":\[' "$tmp/doctor"
 }
 check doctor_measures doctor
 

@@ -120,14 +120,14 @@ T.test("resume_refuses_another_processor_unless_asked", function()
   local whole = RUNS.sft_adamw { save_dir = dir }
   local path = dir .. "/step-8/state.json"
   local state = assert(pl.json.read(path))
-  state.blas_core = "Other"
+  state.kernels = "Other"
   assert(pl.json.write(path, state))
   local manifest = assert(pl.json.read(dir .. "/step-8/manifest.json"))
   for _, f in ipairs(manifest.files) do
     if f.name == "state.json" then f.sha256 = core.sha256(core.read_file(path)) end
   end
   assert(pl.json.write(dir .. "/step-8/manifest.json", manifest))
-  T.raises(function() RUNS.sft_adamw { save_dir = dir } end, "BLAS core type Other")
+  T.raises(function() RUNS.sft_adamw { save_dir = dir } end, "kernels for Other")
   T.eq(RUNS.sft_adamw({ save_dir = dir, resume = "any-core" }):hash(), whole:hash())
 end)
 

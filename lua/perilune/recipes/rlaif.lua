@@ -135,8 +135,9 @@ end
 
 local CONTEXT = 64 -- the embedded base's context and the length of its training blocks
 
--- The embedded base: a small Llama trained on the world's raw text.
-local function tiny_base(p, run, seed)
+-- The embedded base: a small Llama trained on the world's raw text, which the first
+-- seed that has to be trained writes into `raw_text`.
+local function tiny_base(p, run, seed, raw_text)
   local steps = math.max(1, p.tiny.tokens // (p.batch_size * CONTEXT))
   return run:remember {
     name = "base", kind = "model",
@@ -152,8 +153,8 @@ local function tiny_base(p, run, seed)
         eos_token_id = tokenizer:token_to_id "</s>",
       }, { tokenizer = tokenizer, seed = seed })
       -- about 36 tokens a document; one text for all seeds, in another order each
-      local documents = text.documents(0, p.tiny.tokens // 36)
-      return pl.train.pretrain(model, pl.data.from(documents), {
+      raw_text.rows = raw_text.rows or pl.data.from(text.documents(0, p.tiny.tokens // 36))
+      return pl.train.pretrain(model, raw_text.rows, {
         block_size = CONTEXT, batch_size = p.batch_size, max_steps = steps, lr = p.tiny.lr, betas = { 0.9, 0.98 },
         weight_decay = 0.05, lr_scheduler = "cosine", min_lr_ratio = 0.05, warmup_steps = math.min(50, steps // 10),
         max_grad_norm = 1.0, seed = seed, in_place = true, label = "base", scratch = ctx.scratch,
@@ -339,7 +340,7 @@ return pl.recipe {
       reference = pl.feedback.demonstrate(pl.ai(reference_spec), held, { max_tokens = preset.max_tokens, seed = 1 })
     end
 
-    local results = {}
+    local results, raw_text = {}, {}
     for _, arm in ipairs(ARMS) do
       results[arm.name] = {
         samples = {}, judged = {}, greedy = {}, quality = {}, greedy_quality = {}, words = {}, no_stop = {},
@@ -348,7 +349,7 @@ return pl.recipe {
     for s = 1, p.seeds do
       local seed, models = p.seed + s, {}
       run:at { arm = "base", seed = s }
-      models.base = given_base or tiny_base(p, run, seed)
+      models.base = given_base or tiny_base(p, run, seed, raw_text)
       reference = reference -- the first seed's base stands still for all seeds
         or pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
       for _, arm in ipairs(ARMS) do

@@ -43,8 +43,8 @@ local function manifest(run)
   return {
     recipe = recipe.name, file = recipe.source, recipe_sha256 = recipe.bytes and base.sha256(recipe.bytes) or nil,
     perilune = require("perilune").version, lua = _VERSION, code_version = hash.code_version(),
-    processor = base.cpu_name(), blas_core = base.blas_core(), threads = base.threads(),
-    openblas_coretype = os.getenv "OPENBLAS_CORETYPE", started = os.date "!%Y-%m-%dT%H:%M:%SZ",
+    processor = base.cpu_name(), kernels = base.isa(), threads = base.threads(),
+    started = os.date "!%Y-%m-%dT%H:%M:%SZ",
     parameters = run.params, data = data_hashes(run.params),
   }
 end

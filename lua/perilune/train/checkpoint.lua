@@ -101,7 +101,7 @@ function Saver:save(s)
   must(core.write_file(dir .. "/history.jsonl", lines(s.history)))
   must(core.write_file(dir .. "/state.json", core.json_encode({
     format = FORMAT, step = s.step, optimizer = s.opt.name, optimizer_steps = counters,
-    identity = self.identity, blas_core = core.blas_core(),
+    identity = self.identity, kernels = core.isa(),
   }, { indent = 2 }) .. "\n"))
   must(core.write_file(dir .. "/manifest.json", core.json_encode({
     format = FORMAT, files = files_of(dir, "", {}),
@@ -176,9 +176,9 @@ function Saver:newest()
         error(("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or resume = \"never\" "
           .. "to start afresh"):format(dir, table.concat(other, ", ")), 0)
       end
-    elseif state.blas_core ~= core.blas_core() and not self.any_core then
-      local text = ("%s was written on the BLAS core type %s, this is %s: the bits would differ"):format(dir,
-        tostring(state.blas_core), core.blas_core())
+    elseif state.kernels ~= core.isa() and not self.any_core then
+      local text = ("%s was written with the kernels for %s, these are %s: the bits would differ"):format(dir,
+        tostring(state.kernels), core.isa())
       if self.strict then
         error(text .. "; pass resume = \"any-core\" to go on all the same", 0)
       end
