@@ -59,6 +59,17 @@ pl_status pl_json_type(pl_ctx *c, const cJSON *j, const char *kind, const char *
   return PL_OK;
 }
 
+pl_status pl_json_sequence(pl_ctx *c, const cJSON *j, const char *where, const char *key,
+                           const cJSON **list) {
+  const char *const keys[] = {"type", key, NULL};
+  PL_TRY(pl_json_keys(c, j, where, keys));
+  *list = cJSON_GetObjectItemCaseSensitive(j, key);
+  if (!cJSON_IsArray(*list)) {
+    return pl_fail(c, PL_EFORMAT, "%s: %s must be an array", where, key);
+  }
+  return PL_OK;
+}
+
 pl_status pl_json_pattern(pl_ctx *c, const cJSON *j, const char *where, pl_regex **out) {
   const cJSON *p = cJSON_GetObjectItemCaseSensitive(j, "pattern");
   bool one = cJSON_IsObject(p) && p->child && !p->child->next && cJSON_IsString(p->child);

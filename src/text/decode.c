@@ -128,12 +128,8 @@ static pl_status read_fuse(pl_ctx *c, const cJSON *j, pl_decs *out) {
 }
 
 static pl_status read_sequence(pl_ctx *c, const cJSON *j, pl_decs *out) {
-  static const char *const keys[] = {"type", "decoders", NULL};
-  PL_TRY(pl_json_keys(c, j, "decoder Sequence", keys));
-  const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, "decoders");
-  if (!cJSON_IsArray(list)) {
-    return pl_fail(c, PL_EFORMAT, "decoder Sequence: decoders must be an array");
-  }
+  const cJSON *list = NULL;
+  PL_TRY(pl_json_sequence(c, j, "decoder Sequence", "decoders", &list));
   const cJSON *v = NULL;
   cJSON_ArrayForEach(v, list) {
     PL_TRY(pl_decs_read(c, v, out));

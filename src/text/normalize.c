@@ -32,12 +32,8 @@ static pl_status set_content(pl_ctx *c, const cJSON *j, const char *where, const
 }
 
 static pl_status read_sequence(pl_ctx *c, const cJSON *j, pl_norms *out) {
-  static const char *const keys[] = {"type", "normalizers", NULL};
-  PL_TRY(pl_json_keys(c, j, "normalizer Sequence", keys));
-  const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, "normalizers");
-  if (!cJSON_IsArray(list)) {
-    return pl_fail(c, PL_EFORMAT, "normalizer Sequence: normalizers must be an array");
-  }
+  const cJSON *list = NULL;
+  PL_TRY(pl_json_sequence(c, j, "normalizer Sequence", "normalizers", &list));
   const cJSON *v = NULL;
   cJSON_ArrayForEach(v, list) {
     PL_TRY(pl_norms_read(c, v, out));

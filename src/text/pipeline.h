@@ -18,6 +18,9 @@ pl_status pl_json_bool(pl_ctx *c, const cJSON *j, const char *where, const char 
 pl_status pl_json_str(pl_ctx *c, const cJSON *j, const char *where, const char *key,
                       const char **out);
 pl_status pl_json_type(pl_ctx *c, const cJSON *j, const char *kind, const char **type);
+/* The array `key` of a Sequence, which has no other key but its type. */
+pl_status pl_json_sequence(pl_ctx *c, const cJSON *j, const char *where, const char *key,
+                           const cJSON **list);
 /* {"String": ..} or {"Regex": ..}. */
 pl_status pl_json_pattern(pl_ctx *c, const cJSON *j, const char *where, pl_regex **out);
 

@@ -221,12 +221,8 @@ static pl_status read_delimiter(pl_ctx *c, const cJSON *j, pl_pres *out) {
 }
 
 static pl_status read_sequence(pl_ctx *c, const cJSON *j, pl_pres *out) {
-  static const char *const keys[] = {"type", "pretokenizers", NULL};
-  PL_TRY(pl_json_keys(c, j, "pre-tokenizer Sequence", keys));
-  const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, "pretokenizers");
-  if (!cJSON_IsArray(list)) {
-    return pl_fail(c, PL_EFORMAT, "pre-tokenizer Sequence: pretokenizers must be an array");
-  }
+  const cJSON *list = NULL;
+  PL_TRY(pl_json_sequence(c, j, "pre-tokenizer Sequence", "pretokenizers", &list));
   const cJSON *v = NULL;
   cJSON_ArrayForEach(v, list) {
     PL_TRY(pl_pres_read(c, v, out));

@@ -276,7 +276,6 @@ static pl_status read_cls_sep(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
 }
 
 static pl_status read_post(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
-  static const char *const sequence_keys[] = {"type", "processors", NULL};
   static const char *const bytes_keys[] = {"type", "add_prefix_space", "trim_offsets", "use_regex",
                                            NULL};
   const char *type = NULL;
@@ -299,11 +298,8 @@ static pl_status read_post(pl_ctx *c, pl_tokenizer *t, const cJSON *j) {
                    "TemplateProcessing, BertProcessing, RobertaProcessing",
                    type);
   }
-  PL_TRY(pl_json_keys(c, j, "post-processor Sequence", sequence_keys));
-  const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, "processors");
-  if (!cJSON_IsArray(list)) {
-    return pl_fail(c, PL_EFORMAT, "post-processor Sequence: processors must be an array");
-  }
+  const cJSON *list = NULL;
+  PL_TRY(pl_json_sequence(c, j, "post-processor Sequence", "processors", &list));
   const cJSON *v = NULL;
   cJSON_ArrayForEach(v, list) {
     PL_TRY(read_post(c, t, v));

@@ -56,12 +56,13 @@ local PRESETS = {
 }
 
 -- A parameter whose default depends on the base: presets are listed in its help.
-local function by_base(doc, group, field)
+local function by_base(doc, group, field, kind)
   local values = {}
   for i, size in ipairs { "tiny", "small", "large" } do
     values[i] = ("%s %g"):format(size, group and PRESETS[size][group][field] or PRESETS[size][field])
   end
-  return { type = "number", min = 0, doc = ("%s (%s)"):format(doc, table.concat(values, ", ")) }
+  local least = kind == "integer" and 1 or 0
+  return { type = kind or "number", min = least, doc = ("%s (%s)"):format(doc, table.concat(values, ", ")) }
 end
 
 local params = {
@@ -77,7 +78,7 @@ local params = {
   prompts = { "world", doc = "world, or a JSONL file with a prompt in each row; its last rows are held out" },
   n_prompts = { 6000, min = 20, doc = "training prompts" },
   held_out = { 400, min = 10, doc = "prompts that no arm trains on (of a file: at most 2/5 of its rows)" },
-  sft_fraction = { 0.1, min = 0.001, max = 1,
+  sft_fraction = { 0.1, min = 0.001, max = 0.9,
     doc = "share of the training prompts in the 10 % arms; AI feedback takes the rest" },
   pairs = { "teacher", choices = { "teacher", "policy" },
     doc = "pair a policy sample with the teacher's answer, or with another sample" },
@@ -89,15 +90,15 @@ local params = {
   max_grad_norm = { 1.0, min = 0, doc = "clip the gradient's global norm (the paper: 10)" },
   sft = {
     lr = by_base("SFT on all prompts: learning rate", "sft", "lr"),
-    epochs = by_base("SFT on all prompts: epochs", "sft", "epochs"),
+    epochs = by_base("SFT on all prompts: epochs", "sft", "epochs", "integer"),
   },
   sft10 = {
     lr = by_base("SFT on 10 %: learning rate", "sft10", "lr"),
-    epochs = by_base("SFT on 10 %: epochs", "sft10", "epochs"),
+    epochs = by_base("SFT on 10 %: epochs", "sft10", "epochs", "integer"),
   },
   dpo = {
     lr = by_base("learning rate", "dpo", "lr"),
-    epochs = by_base("epochs", "dpo", "epochs"),
+    epochs = by_base("epochs", "dpo", "epochs", "integer"),
     beta = by_base("strength of the pull towards the reference", "dpo", "beta"),
     sft_reg = { 0, min = 0, doc = "weight of the chosen answer's negative log-likelihood beside the preference loss" },
   },
@@ -106,7 +107,7 @@ local params = {
     top_p = { 0.9, min = 0, max = 1, doc = "nucleus of all sampling" },
   },
   eval = { temperature = { 0.7, min = 0, doc = "of the answers that are judged" } },
-  max_tokens = by_base("longest answer", nil, "max_tokens"),
+  max_tokens = by_base("longest answer", nil, "max_tokens", "integer"),
   tiny = {
     tokens = { 3000000, min = 1000, doc = "raw text the embedded base is trained on" },
     hidden_size = { 128, min = 8, doc = "its width" },
@@ -350,8 +351,9 @@ return pl.recipe {
       local seed, models = p.seed + s, {}
       run:at { arm = "base", seed = s }
       models.base = given_base or tiny_base(p, run, seed, raw_text)
-      reference = reference -- the first seed's base stands still for all seeds
-        or pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
+      if not reference then -- the first seed's base, for all seeds
+        reference = pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
+      end
       for _, arm in ipairs(ARMS) do
         run:at { arm = arm.name, seed = s }
         local r, d = results[arm.name], arm.teacher and demos[arm.teacher]

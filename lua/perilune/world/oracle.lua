@@ -44,8 +44,8 @@ end
 function oracle.spoil(task, items, strength, draw, teacher)
   local right, parts = task.parts(items), {}
   local fresh = teacher and (1 - strength) * (1 - BELIEF) / (1 - (1 - strength) * BELIEF) or 1 - strength
-  for _, part in ipairs(right) do
-    local item = task.value and items[_] or part
+  for i, part in ipairs(right) do
+    local item = task.value and items[i] or part
     local fixed = nil
     if teacher then fixed = belief(teacher, strength, task, item, part) end
     if fixed ~= nil then
