@@ -14,9 +14,9 @@ DESTDIR  =
 BUILD    = build
 SANITIZE =
 LUA_PKG  = lua5.4
-PKGS     = $(LUA_PKG) libcjson libpcre2-8 libedit
+PKGS     = $(LUA_PKG) libcjson libpcre2-8 libedit libcurl sqlite3 libmicrohttpd
 # folders of the core in the order of their knowledge; a subset builds a part
-DIRS     = base kernels tensor autograd text format lm
+DIRS     = base kernels tensor autograd text format lm store net
 
 # No -ffast-math: NaN must stay NaN and results must not depend on the compiler's
 # mood. No -march=native: kernels carry their own variants (PL_CLONES).

@@ -6,7 +6,7 @@ local progress = require "perilune.study.progress"
 
 local cli = {}
 
-local COMMANDS = { "doctor", "help", "plan", "recipes", "run", "runs" }
+local COMMANDS = { "doctor", "help", "ledger", "plan", "recipes", "run", "runs", "serve" }
 
 cli.usage = [[
 usage: perilune                                  the shell
