@@ -46,11 +46,11 @@ static pl_status fail(pl_ctx *c, pl_db *db, int rc) {
     case SQLITE_NOMEM:
       return pl_fail(c, PL_ENOMEM, "%s: out of memory in SQLite", path);
     case SQLITE_NOTADB:
-      return pl_fail(c, PL_EFORMAT, "%s: is no SQLite database; it was left as it is. Give another "
-                     "name, or move that file away", path);
+      return pl_fail(c, PL_EFORMAT, "%s: is no SQLite database; it was left as it is. Give "
+                     "another name, or move that file away", path);
     case SQLITE_CORRUPT:
-      return pl_fail(c, PL_EFORMAT, "%s: the database is damaged (%s). Copy it and the files beside "
-                     "it (-wal, -shm) away first; `sqlite3 FILE .recover` saves what is readable",
+      return pl_fail(c, PL_EFORMAT, "%s: the database is damaged (%s). Copy it and the files "
+                     "beside it (-wal, -shm) away; `sqlite3 COPY .recover` saves what is readable",
                      path, sqlite3_errmsg(db->raw));
     case SQLITE_FULL:
       return pl_fail(c, PL_EIO, "%s: cannot be written: the disk is full. What was committed "

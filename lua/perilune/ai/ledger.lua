@@ -28,7 +28,7 @@ local SCHEMA = [[
 CREATE TABLE meta (
   name  TEXT PRIMARY KEY,           -- format, secret
   value TEXT NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID, STRICT;
 
 CREATE TABLE attempts (
   id                INTEGER PRIMARY KEY,
@@ -55,8 +55,10 @@ CREATE TABLE attempts (
   outcome           TEXT,           -- answered, refused, invalid, failed
   seconds           REAL,           -- from sending to the whole reply
   request_id        TEXT,           -- as the service calls it
-  reason            TEXT            -- why unsent or lost
-);
+  reason            TEXT,           -- why unsent or lost
+  CHECK (final IN (0, 1) AND estimated IN (0, 1) AND estimate >= 0 AND price >= 0 AND prompt_tokens >= 0
+    AND completion_tokens >= 0)
+) STRICT;
 CREATE UNIQUE INDEX one_answer ON attempts (key) WHERE final = 1;
 CREATE INDEX in_flight ON attempts (key) WHERE state = 'noted';
 CREATE INDEX by_time ON attempts (started);
@@ -66,7 +68,7 @@ CREATE INDEX by_study ON attempts (study);
 CREATE TABLE replies (
   attempt INTEGER PRIMARY KEY REFERENCES attempts (id),
   text    TEXT NOT NULL             -- the raw body
-);
+) STRICT;
 
 CREATE TABLE batches (
   id       INTEGER PRIMARY KEY,
@@ -77,15 +79,8 @@ CREATE TABLE batches (
   open     INTEGER NOT NULL DEFAULT 1,  -- 0: all its results were read, or it is given up
   started  REAL NOT NULL,
   detail   TEXT                     -- what its provider needs to go on
-);
+) STRICT;
 ]]
-
--- Columns of attempts that exports carry, beside state, final and the reply.
-local COLUMNS = {
-  "key", "owner", "started", "ended", "provider", "model", "endpoint", "study", "stage", "sample", "estimate",
-  "price", "estimated", "prompt_tokens", "completion_tokens", "cached_tokens", "status", "outcome", "seconds",
-  "request_id", "reason",
-}
 
 local USD_MAX, COUNT_MAX = 1e9, 1 << 53
 
@@ -407,125 +402,15 @@ function Ledger:batches()
   return list
 end
 
--- ---- export and import ----
-
--- JSON holds valid UTF-8 without NUL; other bytes go in hexadecimal.
-local function to_json(value)
-  if type(value) ~= "string" or (utf8.len(value) and not value:find("\0", 1, true)) then return value end
-  return { hex = (value:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) }
-end
-
-local function from_json(value)
-  if type(value) ~= "table" then return value end
-  if type(value.hex) ~= "string" then error("no attempt: a field is neither a value nor {hex}", 0) end
-  return (value.hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
-end
-
----Writes the ledger as JSONL: a first line about the ledger, then one line for each
----attempt. Batches stay behind: only the ledger they were handed over from reads them.
+---Writes the ledger as JSONL: see ledger_jsonl.lua.
 ---@param write fun(line: string) is given each line with its newline
 ---@return integer attempts
-function Ledger:export(write)
-  local last = self.db:prepare "SELECT count(*) AS n, coalesce(max(id), 0) AS id FROM attempts":row()
-  write(base.json_encode { ledger = FORMAT, secret = self:secret(), attempts = last.n } .. "\n")
-  local s <close> = self.db:prepare(("SELECT state, final, r.text AS reply, %s FROM attempts a LEFT JOIN replies r "
-    .. "ON r.attempt = a.id WHERE a.id <= ? ORDER BY a.id"):format(table.concat(COLUMNS, ", ")))
-  for row in s:rows(last.id) do
-    for name, value in pairs(row) do row[name] = to_json(value) end
-    write(base.json_encode(row) .. "\n")
-  end
-  return last.n
-end
-
--- How much an attempt's state says; more wins over less.
-local RANK = { noted = 1, lost = 2, unsent = 3, answered = 4 }
-
--- Puts the attempt of one line in; counts what came of it.
-local function import_row(self, s, row, done)
-  for name, value in pairs(row) do row[name] = from_json(value) end
-  if not RANK[row.state] then error("no attempt: its state is " .. tostring(row.state), 0) end
-  local there = s.there:row(row.started, row.owner, row.key)
-  if there and RANK[row.state] <= RANK[there.state] then
-    done.known = done.known + 1
-    return
-  end
-  local final = row.final == 1
-  if final and self.s.find:row(row.key) then
-    final = false                                         -- paid all the same: it stays in the sums
-    done.double = done.double + 1
-  end
-  local values = {}
-  for i, name in ipairs(COLUMNS) do values[i] = row[name] end
-  local id = there and there.id
-  if id then
-    values[#COLUMNS + 1] = id
-    s.update:run(row.state, final, table.unpack(values, 1, #COLUMNS + 1))
-    done.updated = done.updated + 1
-  else
-    local _
-    _, id = s.insert:run(row.state, final, table.unpack(values, 1, #COLUMNS))
-    done.new = done.new + 1
-  end
-  if row.reply then self.s.reply:run(id, row.reply) end
-end
-
-local function check_head(head, message)
-  if not head then error(message, 0) end
-  if type(head) ~= "table" or math.type(head.ledger) ~= "integer" or type(head.secret) ~= "string" then
-    error('is no exported ledger: it must begin with {"ledger": 1, "secret": ...}', 0)
-  end
-  if head.ledger > FORMAT then
-    error(("exported by a newer perilune (format %d; this one reads %d)"):format(head.ledger, FORMAT), 0)
-  end
-end
-
--- The fences in judge prompts are made of the secret: calls of another ledger are found
--- again only with its secret, and ours can be given up only while nothing was asked.
-local function take_secret(self, secret)
-  if secret == self:secret() then return "same" end
-  if self:spent().attempts > 0 then return "kept" end
-  self.db:prepare("UPDATE meta SET value = ? WHERE name = 'secret'"):run(secret)
-  return "adopted"
-end
+function Ledger:export(write) return require("perilune.ai.ledger_jsonl").export(self, write) end
 
 ---Reads what export wrote: all of it or, after an error, nothing. The same attempt is known
 ---by key, owner and time; where both have an answer of a call, the one that is here wins.
 ---@param lines fun(): string|nil such as file:lines()
 ---@return {new: integer, updated: integer, known: integer, double: integer, secret: "same"|"adopted"|"kept"} done double: answers of calls that had one
-function Ledger:import(lines)
-  local marks = (", ?"):rep(#COLUMNS)
-  local s = {
-    there = self.db:prepare "SELECT id, state FROM attempts WHERE started = ? AND owner = ? AND key = ?",
-    insert = self.db:prepare(("INSERT INTO attempts (state, final, %s) VALUES (?, ?%s)"):format(
-      table.concat(COLUMNS, ", "), marks)),
-    update = self.db:prepare(("UPDATE attempts SET state = ?, final = ?, %s = ? WHERE id = ?"):format(
-      table.concat(COLUMNS, " = ?, "))),
-  }
-  local done = { new = 0, updated = 0, known = 0, double = 0 }
-  local n = 0
-  local function read_all()
-    local head
-    for line in lines do
-      n = n + 1
-      local row, message = base.json_decode(line, "the line")
-      if n == 1 then
-        check_head(row, message)
-        head, done.secret = row, take_secret(self, row.secret)
-      elseif type(row) ~= "table" then
-        error(message or "no attempt: an object was wanted", 0)
-      else
-        import_row(self, s, row, done)
-      end
-    end
-    if n == 0 then error("is empty", 0) end
-    if n - 1 ~= head.attempts then
-      error(("the export is not whole: %d attempts of %s"):format(n - 1, head.attempts), 0)
-    end
-  end
-  local ok, problem = pcall(self.transaction, self, read_all)
-  self.known_secret = nil
-  if not ok then error(("line %d: %s; nothing was imported"):format(n, tostring(problem)), 0) end
-  return done
-end
+function Ledger:import(lines) return require("perilune.ai.ledger_jsonl").import(self, lines) end
 
 return ledger
