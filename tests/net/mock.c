@@ -112,6 +112,7 @@ int main(int argc, char **argv) {
   script_free(&m);
   stats_clear(&m);
   batches_free(&m);
+  files_free(&m);
   buf *buffers[] = {&m.body, &m.head, &m.scratch, &m.text};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]->data);
   if (m.log) fclose(m.log);

@@ -160,8 +160,24 @@ typedef struct {
   size_t seen_n, seen_cap;
 } stats;
 
-typedef struct batch batch;
-typedef struct stored stored;
+/* ---- files and batches ---- */
+typedef struct {
+  char id[32];
+  char purpose[24];
+  buf name, data;
+} stored;
+
+typedef struct {
+  char id[40];
+  api api;
+  int polls, total, good, bad, expired, cancelled_n;
+  bool cancelled, done, failed;
+  char host[80], input[32], output[32], errors[32], endpoint[40];
+  buf metadata; /* JSON */
+  cJSON *requests; /* a list of {custom_id, body} batch; OpenAI's `body` is Anthropic's `params` */
+  buf results;     /* Anthropic's */
+  char problem[160];
+} batch;
 
 typedef struct mock {
   uint64_t now, started;  /* ns */
@@ -248,10 +264,16 @@ void anthropic_models(reply *r);
 void anthropic_messages(mock *m, const cJSON *body, reply *r);
 void gemini_generate(mock *m, const cJSON *body, span model, bool stream, reply *r);
 void gemini_models(reply *r);
-void batch_route(mock *m, const request *q, span rest, reply *r);   /* /v1/batches... */
-void files_route(mock *m, const request *q, span rest, reply *r);   /* /v1/files... */
+/* rest: the path behind /v1/batches, /v1/files, /v1/messages/batches */
+void batch_route(mock *m, const request *q, span rest, reply *r);
+void files_route(mock *m, const request *q, span rest, reply *r);
 void message_batch_route(mock *m, const request *q, span rest, reply *r);
 void batches_free(mock *m);
+void files_free(mock *m);
+
+enum { CREATED = 1704067200 }; /* seconds; the mock's only date */
+stored *file_add(mock *m, const char *purpose);
+stored *file_find(mock *m, span id); /* or NULL */
 
 /* ---- sockets and timers (mock_loop.c) ---- */
 typedef struct loop loop;

@@ -251,7 +251,8 @@ static void make_text(const mock *m, const call *c, uint64_t hash, answer *out) 
   } else if (nonce.at) {
     buf_fmt(t, "VERDICT-%.*s: %s", (int)nonce.len, nonce.at, win > 0 ? "A" : win < 0 ? "B" : "TIE");
   } else if (score.at) {
-    buf_fmt(t, "SCORE-%.*s: %d", (int)score.len, score.at, 1 + (int)(hash % 5));
+    unsigned most = span_find(user, "1 to 10").at ? 10 : 5;
+    buf_fmt(t, "SCORE-%.*s: %d", (int)score.len, score.at, 1 + (int)(hash % most));
   } else if (span_find(user, "Output (a)").at) {
     buf_str(t, win > 0 ? "Output (a)" : "Output (b)");
   } else if (span_find(user, "m or M").at) {
@@ -323,9 +324,9 @@ void answer_free(answer *a) {
 }
 
 double answer_logprob(const answer *a, int i, int k, span *word) {
-  static const char *const others[TOP_MAX] = {" the", " a", " of", " to", " and", " in", " is",
+  static const char *const others[TOP_MAX + 1] = {" the", " a", " of", " to", " and", " in", " is",
     " it", " that", " for", " was", " on", " as", " with", " be", " at", " by", " this", " or",
-    " an"};
+    " an", " so"};
   double u = 0.5 + 0.499 * hash_unit(a->hash ^ (uint64_t)(i + 1) * 0x9e37u);
   bool pick = i == 0 && a->first_other > 0;
   if (pick) {
@@ -338,7 +339,12 @@ double answer_logprob(const answer *a, int i, int k, span *word) {
     return log(a->first_other);
   }
   double rest = pick ? 0.02 : 1 - u;
-  const char *other = others[(k - 1) % TOP_MAX];
-  *word = (span){other, strlen(other)};
+  int at = k - 1;
+  for (int j = 0; j <= k - 1; j++) {
+    if (span_is(a->words[i], others[j])) { /* no word stands there twice */
+      at = k;
+    }
+  }
+  *word = (span){others[at], strlen(others[at])};
   return log(rest * pow(0.5, pick ? k - 1 : k));
 }
