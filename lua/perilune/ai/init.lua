@@ -2,6 +2,8 @@
 ---   pl.ai "oracle:0.9"            built in, for the built-in world
 ---   pl.ai "local:DIR?temperature=1.5"   a model on disk
 ---   pl.ai "replay:FILE.jsonl"     what was recorded
+---   pl.ai "openai:MODEL", "anthropic:MODEL", "gemini:MODEL"      a service over HTTP
+---   pl.ai "openai:MODEL@http://127.0.0.1:8080/v1"                a server that speaks the same
 ---   pl.ai(function(request) ... end)    any Lua function
 --- A client answers lists of requests, so that a provider may batch or overlap
 --- them. One provider a file in providers/; this file knows none of their ways.
@@ -23,7 +25,7 @@ local options = require "perilune.options"
 ---@field compare? fun(self, requests: perilune.ai.Request[], opts: table): string[]
 ---@field rate? fun(self, requests: perilune.ai.Request[], opts: table): (number|false)[]
 
-local BUILT_IN = { "func", "local", "oracle", "replay" }
+local BUILT_IN = { "anthropic", "func", "gemini", "local", "openai", "oracle", "replay" }
 
 ---@class perilune.ai.Client
 ---@field name string the spec it was made from
@@ -52,7 +54,10 @@ local function constructor(name)
   for _, built_in in ipairs(BUILT_IN) do
     if built_in == name then return require("perilune.ai.providers." .. name) end
   end
-  local known = table.move(BUILT_IN, 2, #BUILT_IN, 1, {})
+  local known = {}
+  for _, built_in in ipairs(BUILT_IN) do
+    if built_in ~= "func" then known[#known + 1] = built_in end
+  end
   for registered in pairs(constructors) do known[#known + 1] = registered end
   error(("pl.ai: %s; a spec is PROVIDER:WHAT, such as oracle:0.9 or local:DIR"):format(
     options.unknown("provider", name, known)), 0)
@@ -77,8 +82,9 @@ end
 
 ---A client for a spec, a Lua function, a model, or a client itself.
 ---@param spec any
+---@param more? table<string, any> options beside those in the spec: pl.ai("openai:gpt-4o", { temperature = 0 })
 ---@return perilune.ai.Client
-function ai.client(spec)
+function ai.client(spec, more)
   if getmetatable(spec) == Client then return spec end
   local name, rest, given, shown
   if type(spec) == "string" then
@@ -94,6 +100,10 @@ function ai.client(spec)
   end
   if name == "func" and type(spec) == "string" then
     error("pl.ai: a Lua function is passed as it is: pl.ai(function(request) ... end)", 2)
+  end
+  for key, value in pairs(more or {}) do
+    if given[key] ~= nil then error(("pl.ai: %s: option %s is given twice"):format(shown, key), 2) end
+    given[key] = value
   end
   local ok, provider = pcall(function() return constructor(name)(rest, given, spec) end)
   if not ok then error(provider, 0) end
@@ -129,12 +139,24 @@ Client.compare = ask "compare"
 ---Numbers, false where the answer was no number.
 Client.rate = ask "rate"
 
+---What a stage's calls will be, for `perilune plan`; nothing is sent.
+---@param task "demonstrate"|"compare"|"rate"
+---@param requests perilune.ai.Request[]
+---@param opts table
+---@return table estimate {calls, tokens, ...}; a service adds what perilune.ai.plan tells
+function Client:plan(task, requests, opts)
+  if self.provider.plan then return self.provider:plan(task, requests, opts) end
+  return { calls = #requests }
+end
+
 ---The text of an answer, which is a string or {text = ...}.
 ---@param answer any
 ---@return string
 function ai.text(answer)
   return type(answer) == "table" and answer.text or answer
 end
+
+local TRUTH = { ["true"] = true, yes = true, on = true, ["false"] = false, no = false, off = false }
 
 ---Reads a provider's own options from the words of a spec.
 ---@param where string
@@ -145,10 +167,14 @@ function ai.options(where, rows, given)
   local values = {}
   for name, word in pairs(given) do
     local row = rows[name]
-    local number = row and row.type ~= "string" and tonumber(word)
-    values[name] = number or word
+    local text = row and row.type == "string"
+    if type(word) == "string" and not text then
+      values[name] = tonumber(word)
+      if values[name] == nil and TRUTH[word] ~= nil then values[name] = TRUTH[word] end
+    end
+    if values[name] == nil then values[name] = word end
   end
   return options.resolve(where, rows, values)
 end
 
-return setmetatable(ai, { __call = function(_, spec) return ai.client(spec) end })
+return setmetatable(ai, { __call = function(_, spec, more) return ai.client(spec, more) end })

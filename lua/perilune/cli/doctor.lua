@@ -1,5 +1,6 @@
 --- perilune doctor: what this machine can do and what slows it. Peak and product are
---- probed for about a second; `make bench` measures with care.
+--- probed for about a second; `make bench` measures with care. With a spec of a
+--- service (doctor openai:...): what that endpoint honours.
 local base = require("perilune.core").base
 local pl = require "perilune"
 
@@ -59,9 +60,10 @@ local function warnings(report)
   return out
 end
 
----@param _ string[]
+---@param words string[]
 ---@param flags {json: boolean?}
-return function(_, flags)
+return function(words, flags)
+  if words[1] then return require("perilune.cli.doctor_service")(words[1], flags) end
   local memory = base.memory()
   local report = {
     perilune = pl.version, lua = _VERSION, processor = base.cpu_name(), threads = base.threads(),

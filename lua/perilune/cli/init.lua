@@ -12,11 +12,11 @@ cli.usage = [[
 usage: perilune                                  the shell
        perilune FILE.lua [ARGUMENTS]             runs a script
        perilune run RECIPE [key=value ...]       runs a study; RECIPE is a name or a file
-       perilune plan RECIPE [key=value ...]      what it would do: stages, calls, tokens
+       perilune plan RECIPE [key=value ...]      what it would do: stages, calls, tokens, dollars, hours
        perilune help [RECIPE]                    this text, or a recipe's parameters
        perilune recipes                          the recipes that come with perilune
        perilune runs [ID]                        finished and unfinished runs
-       perilune doctor                           what this machine can do
+       perilune doctor [openai:MODEL...]         what this machine can do; what a service honours
 
 flags: --json (run, plan, runs, doctor: one JSON object on standard output)
        --quiet (no talk)   --home=DIR (where runs are kept; default ./runs or PL_HOME)]]

@@ -18,6 +18,31 @@ local ARMS = {
   { name = "sft-strong-10+aif", teacher = "strong", data = "first", aif = true },
 }
 
+local ARM_NAMES = {}
+for i, arm in ipairs(ARMS) do ARM_NAMES[i] = arm.name end
+
+-- The arms of a run, in the order of the table; one that continues another needs it.
+local function chosen_arms(names)
+  local wanted, out = {}, {}
+  for _, name in ipairs(names) do
+    wanted[name] = true
+    local known = false
+    for _, arm in ipairs(ARMS) do known = known or arm.name == name end
+    if not known then error("rlaif: " .. pl.options.unknown("arm", name, ARM_NAMES), 0) end
+  end
+  for _, arm in ipairs(ARMS) do
+    if wanted[arm.name] then
+      local first = arm.aif and arm.name:gsub("%+aif$", "")
+      if first and not wanted[first] then
+        error(("rlaif: arm %s goes on from %s: list both in arms="):format(arm.name, first), 0)
+      end
+      out[#out + 1] = arm
+    end
+  end
+  if #out == 0 then error("rlaif: arms= names no arm", 0) end
+  return out
+end
+
 -- The paper's claims as contrasts of arms, and the gains they are made of.
 local GAIN_WEAK = { ["sft-weak-10+aif"] = 1, ["sft-weak-10"] = -1 }
 local GAIN_STRONG = { ["sft-strong-10+aif"] = 1, ["sft-strong-10"] = -1 }
@@ -83,6 +108,8 @@ local params = {
   pairs = { "teacher", choices = { "teacher", "policy" },
     doc = "pair a policy sample with the teacher's answer, or with another sample" },
   order = { "both", choices = { "both", "coin", "given" }, doc = "orders in which a critic or judge sees a pair" },
+  arms = { ARM_NAMES, doc = "the arms to run, of " .. table.concat(ARM_NAMES, ", ") },
+  probe = { true, doc = "try a critic that is a service on known pairs before it is paid for many" },
   seeds = { 3, min = 1, doc = "repetitions with their own base, data order and samples" },
   seed = { 0, min = 0, doc = "where the seeds start" },
   batch_size = { 16, min = 1, doc = "examples (or pairs) a step" },
@@ -239,15 +266,19 @@ end
 
 -- ------------------------------------------------------------------ the tables
 
--- Each contrast with its interval and, where it is a claim, whether it holds.
+-- Each contrast whose arms were run, with its interval and, where it is a claim, whether it holds.
 local function contrasts(list, cells)
   local out = {}
-  for i, item in ipairs(list) do
-    local interval = pl.eval.interval(pl.eval.contrast(cells, item.weights), { prompts = "shared" })
-    out[i] = {
-      text = item.text, effect = interval.mean, ci_low = interval.ci_low, ci_high = interval.ci_high,
-      holds = item.kind and pl.eval.verdict(interval, MARGIN, item.kind) or nil,
-    }
+  for _, item in ipairs(list) do
+    local complete = true
+    for name in pairs(item.weights) do complete = complete and cells[name] ~= nil end
+    if complete then
+      local interval = pl.eval.interval(pl.eval.contrast(cells, item.weights), { prompts = "shared" })
+      out[#out + 1] = {
+        text = item.text, effect = interval.mean, ci_low = interval.ci_low, ci_high = interval.ci_high,
+        holds = item.kind and pl.eval.verdict(interval, MARGIN, item.kind) or nil,
+      }
+    end
   end
   return out
 end
@@ -258,9 +289,9 @@ local function per_seed(values)
   return out
 end
 
-local function arm_rows(results, cells, n)
+local function arm_rows(list, results, cells, n)
   local arms = {}
-  for i, arm in ipairs(ARMS) do
+  for i, arm in ipairs(list) do
     local name = arm.name
     local win = pl.eval.interval(cells.win[name], { prompts = "shared" })
     local row = {
@@ -280,11 +311,11 @@ local function arm_rows(results, cells, n)
 end
 
 -- A dozen held-out prompts with every arm's answer, from the first seed.
-local function show_samples(run, results, has_truth)
+local function show_samples(run, list, results, has_truth)
   local rows = {}
-  for i = 1, math.min(12, #results.base.samples[1]) do
+  for i = 1, math.min(12, #results[list[1].name].samples[1]) do
     local answers, prompt = {}, nil
-    for _, arm in ipairs(ARMS) do
+    for _, arm in ipairs(list) do
       local r = results[arm.name]
       local row = r.samples[1]:rows()[i]
       prompt = row.prompt
@@ -307,7 +338,12 @@ return pl.recipe {
   params = params,
   run = function(p, run)
     local given_base = p.base ~= "tiny" and pl.load(p.base) or nil
-    local preset = with_preset(p, given_base)
+    local preset, arms = with_preset(p, given_base), chosen_arms(p.arms)
+    local teachers, with_aif = {}, false
+    for _, arm in ipairs(arms) do
+      if arm.teacher then teachers[arm.teacher] = true end
+      with_aif = with_aif or arm.aif or false
+    end
     local train, held = load_prompts(p, run)
     local has_truth = p.prompts == "world"
     local n_first = math.max(1, math.floor(#train * p.sft_fraction))
@@ -327,13 +363,15 @@ return pl.recipe {
     -- Teachers and the reference answer once, for all seeds.
     local demos = {}
     for _, name in ipairs { "weak", "strong" } do
-      run:at { arm = "teacher." .. name }
-      local all = pl.feedback.demonstrate(pl.ai(p.teacher[name]), train, { max_tokens = preset.max_tokens, seed = 0 })
-      demos[name] = {
-        all = all,
-        first = all:filter(function(row) return in_first[row.prompt] end),
-        rest = all:filter(function(row) return not in_first[row.prompt] end),
-      }
+      if teachers[name] then
+        run:at { arm = "teacher." .. name }
+        local all = pl.feedback.demonstrate(pl.ai(p.teacher[name]), train, { max_tokens = preset.max_tokens, seed = 0 })
+        demos[name] = {
+          all = all,
+          first = all:filter(function(row) return in_first[row.prompt] end),
+          rest = all:filter(function(row) return not in_first[row.prompt] end),
+        }
+      end
     end
     local reference
     if reference_spec ~= "base" then
@@ -342,7 +380,7 @@ return pl.recipe {
     end
 
     local results, raw_text = {}, {}
-    for _, arm in ipairs(ARMS) do
+    for _, arm in ipairs(arms) do
       results[arm.name] = {
         samples = {}, judged = {}, greedy = {}, quality = {}, greedy_quality = {}, words = {}, no_stop = {},
       }
@@ -354,7 +392,7 @@ return pl.recipe {
       if not reference then -- the first seed's base, for all seeds
         reference = pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
       end
-      for _, arm in ipairs(ARMS) do
+      for _, arm in ipairs(arms) do
         run:at { arm = arm.name, seed = s }
         local r, d = results[arm.name], arm.teacher and demos[arm.teacher]
         if arm.aif then
@@ -374,7 +412,7 @@ return pl.recipe {
     if run.planning then return nil end -- what follows only counts what is there
 
     local cells = { win = {}, quality = has_truth and {} or nil, greedy = has_truth and {} or nil }
-    for _, arm in ipairs(ARMS) do
+    for _, arm in ipairs(arms) do
       local r = results[arm.name]
       cells.win[arm.name] = {}
       for s = 1, p.seeds do
@@ -389,12 +427,12 @@ return pl.recipe {
       end
       if has_truth then cells.quality[arm.name], cells.greedy[arm.name] = r.quality, r.greedy_quality end
     end
-    show_samples(run, results, has_truth)
+    show_samples(run, arms, results, has_truth)
 
     local measured = cells.quality or cells.win
     local result = {
       metric = has_truth and "true quality" or "win rate", margin = MARGIN, seeds = p.seeds,
-      arms = arm_rows(results, cells, #held),
+      arms = arm_rows(arms, results, cells, #held),
       claims = contrasts(CLAIMS, measured),
       gains = contrasts(GAINS, measured),
       notes = {

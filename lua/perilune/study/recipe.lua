@@ -23,6 +23,10 @@ local recipe = {}
 -- A parameter row has a default at [1] or a type; anything else is a group of rows.
 local function is_row(row) return row[1] ~= nil or type(row.type) == "string" end
 
+-- Every recipe has it; it is no part of what identifies the study.
+local BUDGET = { type = "number", min = 0,
+  doc = "most dollars the study may spend on AI services, over all its runs with these parameters" }
+
 local FIELDS = { [1] = true, doc = true, type = true, min = true, max = true, choices = true }
 
 -- Flattens groups: "teacher.weak" -> row. Raises for what is no parameter.
@@ -68,6 +72,7 @@ function recipe.new(spec)
   if type(spec.run) ~= "function" then error("pl.recipe: run must be a function(p, run)", 2) end
   local ok, flat = pcall(flatten, "pl.recipe", spec.params or {}, "", {})
   if not ok then error(flat, 2) end
+  flat.budget = flat.budget or BUDGET
   local info = debug.getinfo(spec.run, "S")
   local source = info.source:match "^@(.*)$"
   return setmetatable({

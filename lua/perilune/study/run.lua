@@ -9,6 +9,7 @@ local store = require "perilune.study.store"
 ---@field id string name of the run directory
 ---@field dir string
 ---@field planning boolean true under `perilune plan`
+---@field study string what paid calls are filed under: the recipe and its parameters, but not the budget
 ---@field stages table[] the ledger: name, arm, seed, state, seconds, calls
 ---@field curves_of table[] histories of train stages
 ---@field sections table[] what the recipe asked the report to show
@@ -20,6 +21,12 @@ Run.__index = Run
 local function must(ok, message)
   if ok == nil or ok == false then error(message or "a file operation failed", 0) end
   return ok
+end
+
+local function copy(t)
+  local out = {}
+  for k, v in pairs(t) do out[k] = v end
+  return out
 end
 
 -- Parameters that name a file or a model directory, with the hash of its bytes.
@@ -72,6 +79,9 @@ function Run.new(recipe, params, opts)
     recipe = recipe, params = params, planning = opts.planning or false, began = base.now(), context = {},
     stages = {}, plan = {}, curves_of = {}, sections = {}, logged = {}, verdicts = {}, files = {},
   }, Run)
+  local identity = copy(params)
+  identity.budget = nil
+  run.study = ("%s-%s"):format(recipe.name, assert(hash.of(identity)):sub(1, 8))
   if run.planning then return run end
   run.id, run.dir = new_dir(recipe.name, params)
   must(base.write_file(run.dir .. "/config.resolved.json", base.json_encode(params, { indent = 2 }) .. "\n"))
@@ -137,12 +147,6 @@ end
 local function with_context(self, row)
   row.arm, row.seed = row.arm or self.context.arm, row.seed or self.context.seed
   return row
-end
-
-local function copy(t)
-  local out = {}
-  for k, v in pairs(t) do out[k] = v end
-  return out
 end
 
 ---Free values: metrics.jsonl and the report.
@@ -220,11 +224,11 @@ end
 
 ---Books a stage of a plan.
 ---@param spec perilune.study.StageSpec
----@param facts {cached: boolean, calls: integer, tokens: integer, note: string?}
+---@param facts {cached: boolean, calls: integer, tokens: integer, note: string?, service: perilune.ai.Plan?}
 function Run:planned(spec, facts)
   self.plan[#self.plan + 1] = with_context(self, {
     name = spec.label or spec.name, cached = facts.cached, calls = facts.calls, tokens = facts.tokens,
-    note = facts.note,
+    note = facts.note, service = facts.service,
   })
 end
 

@@ -41,7 +41,8 @@ end
 ---@field on_hit? fun(value: any) called when a stored value is used
 ---@field cache? boolean remember also outside a run
 ---@field label? string shown instead of the name
----@field estimate? fun(): {calls: integer?, tokens: integer?, note: string?} for `plan`
+---@field estimate? fun(): {calls: integer?, tokens: integer?, note: string?} for `plan`; of a service's calls
+---  what perilune.ai.plan tells
 ---@field standin? fun(): any for `plan`: a value of the right size
 
 ---@class perilune.study.Ctx
@@ -167,7 +168,7 @@ local function planned(run, spec)
   end
   local estimate = spec.estimate and spec.estimate() or {}
   run:planned(spec, { cached = false, calls = estimate.calls or 0, tokens = estimate.tokens or 0,
-    note = estimate.note })
+    note = estimate.note, service = estimate.model and estimate or nil })
   if spec.standin then return spec.standin() end
   if spec.kind == "model" then
     local like

@@ -139,9 +139,10 @@ end
 ---A list of which only the size is known.
 ---@param name string
 ---@param size integer
+---@param known? table what is known of each entry
 ---@return table
-function standin.list(name, size)
-  return make(name, { __rows = size, __row = function(i) return make(("%s[%d]"):format(name, i)) end })
+function standin.list(name, size, known)
+  return make(name, { __rows = size, __row = function(i) return make(("%s[%d]"):format(name, i), known) end })
 end
 
 return standin

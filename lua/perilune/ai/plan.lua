@@ -1,0 +1,123 @@
+--- What the calls of a stage will be, cost and last, before any is sent: the real
+--- prompts are turned into the real requests and their tokens counted; what the ledger
+--- holds is taken off. Answers that do not exist yet count with what their stage may
+--- make them: a tenth, half, and all of its max_tokens.
+local base = require("perilune.core").base
+local common = require "perilune.feedback.common"
+local ledger = require "perilune.ai.ledger"
+local prices = require "perilune.ai.prices"
+local standin = require "perilune.study.standin"
+local tokens = require "perilune.ai.tokens"
+
+local plan = {}
+
+local SHARES = { low = 0.1, expected = 0.5, max = 1 }
+local UNKNOWN_ANSWER = 128   -- longest answer of which nothing at all is known
+local LATENCY = 2            -- seconds a reply takes where the ledger has none of this model
+
+-- A request whose answers are all known, or one with empty texts in their places and the
+-- longest that those may become.
+local function known_part(request)
+  local missing, out = 0, nil
+  for _, side in ipairs { "a", "b", "answer" } do
+    local answer = request[side]
+    if answer ~= nil and standin.is(common.text(answer)) then
+      if not out then
+        out = {}
+        for k, v in pairs(request) do out[k] = v end
+      end
+      local most = type(answer) == "table" and answer.max_tokens
+      missing, out[side] = missing + (type(most) == "number" and most or UNKNOWN_ANSWER), ""
+    end
+  end
+  return out or request, missing
+end
+
+-- A judge's answer is a line; a demonstration may fill its limit.
+local function answer_tokens(task, most, share)
+  if task == "demonstrate" then return most * SHARES[share] end
+  local few = { low = 1, expected = 8, max = most }
+  return math.min(few[share], most)
+end
+
+local function open_ledger()
+  return base.exists(ledger.path()) and ledger.default() or nil
+end
+
+-- Mean seconds a reply of the model took.
+local function latency_of(book, model)
+  for _, row in ipairs(book and book:summary { by = "model" } or {}) do
+    if row.model == model and row.calls > 0 and row.seconds > 0 then return row.seconds / row.calls end
+  end
+  return LATENCY
+end
+
+-- How one request is made, by task.
+local function maker(service, task, opts)
+  if task == "demonstrate" then
+    return function(request) return service:demonstration(request, opts) end
+  end
+  local template = service:template(task, opts)
+  return function(request) return service:judgement(template, request, opts) end
+end
+
+---@class perilune.ai.Plan
+---@field calls integer that would be sent
+---@field kept integer that the ledger answers
+---@field tokens number prompt and completion, at most
+---@field prompt_tokens {low: number, expected: number, max: number}
+---@field completion_tokens {low: number, expected: number, max: number}
+---@field dollars {low: number, expected: number, max: number}|nil nil: the price is unknown
+---@field seconds number under the rate limits
+---@field model string
+---@field counted string what counted the tokens
+
+---@param service perilune.ai.Service
+---@param task string
+---@param requests perilune.ai.Request[]
+---@param opts table as for the task
+---@return perilune.ai.Plan
+function plan.of(service, task, requests, opts)
+  local book = open_ledger()
+  -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
+  if not book then service.ctx = service.ctx or { secret = ("0"):rep(64) } end
+  local counter = tokens.counter(service.model, service.options.tokenizer)
+  local make = maker(service, task, opts)
+  local out = {
+    calls = 0, kept = 0, model = service.model, counted = counter.name,
+    prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
+  }
+  for _, request in ipairs(requests) do
+    local known, missing = known_part(request)
+    local call = make(known)
+    local wired = service:request(call)
+    if missing == 0 and book and book:find(wired.key) then
+      out.kept = out.kept + 1
+    else
+      out.calls = out.calls + 1
+      local prompt = 0
+      for _, message in ipairs(call.messages) do prompt = prompt + counter.count(message.content) + 4 end
+      for share, part in pairs(SHARES) do
+        out.prompt_tokens[share] = out.prompt_tokens[share] + prompt + missing * part
+        out.completion_tokens[share] = out.completion_tokens[share] + answer_tokens(task, wired.max_tokens, share)
+      end
+    end
+  end
+  if not book then service.ctx = nil end
+  out.tokens = out.prompt_tokens.max + out.completion_tokens.max
+  if service.price then
+    out.dollars = {}
+    for share in pairs(SHARES) do
+      out.dollars[share] = prices.cost(service.price, out.prompt_tokens[share], out.completion_tokens[share],
+        { batch = service.options.batch })
+    end
+    out.price = service.price
+  end
+  local o = service.options
+  out.seconds = math.max(out.calls * latency_of(book, service.model) / o.concurrency,
+    o.rpm and out.calls / o.rpm * 60 or 0,
+    o.tpm and (out.prompt_tokens.expected + out.completion_tokens.expected) / o.tpm * 60 or 0)
+  return out
+end
+
+return plan

@@ -1,0 +1,379 @@
+--- A service over HTTP as teacher and critic: what the providers in providers/ have in
+--- common. A provider translates one chat call into a request and a reply back; here
+--- are specs, options, keys, prices, and the three tasks in terms of chat calls.
+---   openai:MODEL?temperature=0&concurrency=64
+---   openai:MODEL@http://127.0.0.1:8080/v1        any server that speaks the same
+local base = require("perilune.core").base
+local limits = require "perilune.ai.limits"
+local net = require("perilune.core").net
+local options = require "perilune.options"
+local prices = require "perilune.ai.prices"
+local tokens = require "perilune.ai.tokens"
+local wire = require "perilune.ai.wire"
+
+local remote = {}
+
+---@class perilune.ai.Call one chat completion, in no service's words
+---@field messages {role: "system"|"user"|"assistant", content: string}[]
+---@field sample string|integer which of several draws of the same request
+---@field max_tokens? integer
+---@field temperature? number
+---@field top_p? number
+---@field seed? integer
+---@field stop? string[]
+---@field top_logprobs? integer log-probabilities of so many likeliest tokens
+---@field schema? table JSON schema of the answer
+---@field about string a few words for errors
+
+---@class perilune.ai.Wire a provider: one file in providers/
+---@field name string
+---@field base string address of the service
+---@field base_env string variable that holds another address
+---@field key_env string variable that holds the key
+---@field key_header string what stands before the key in its header, name and all
+---@field can table<string, boolean> logprobs, seed, schema
+---@field headers? fun(o: table): string[]
+---@field options? table<string, table> rows of its own
+---@field address? fun(given: string): string completes an address the user gave
+---@field body fun(service: perilune.ai.Service, call: perilune.ai.Call): string, table path and body
+---@field reply fun(body: table): perilune.ai.Answer|nil, table|nil the answer, or {message, code, status?}
+---@field assemble fun(events: table[]): table|nil, string|nil the body that a whole stream adds up to
+---@field problem fun(body: table): {message: string?, code: string?} of an error reply
+---@field request_id string header that names the request
+---@field limits fun(headers: table<string, string>): table as perilune.ai.Gate.learn takes
+
+-- Options every service takes. `sent` ones change the request and so the key of a stage.
+local ROWS = {
+  temperature = { type = "number", min = 0, sent = true, doc = "sent only when given" },
+  top_p = { type = "number", min = 0, max = 1, sent = true, doc = "sent only when given" },
+  max_tokens = { type = "integer", min = 1, sent = true, doc = "longest answer; default: what the stage asks for" },
+  seed = { type = "integer", sent = true, doc = "sent only when given, plus the number of the sample" },
+  system = { type = "string", sent = true, doc = "system prompt of demonstrations" },
+  template = { type = "string", sent = true, doc = "judge prompt, when it is a critic" },
+  schema = { false, sent = true, doc = "ask for structured output where the judge prompt is ours" },
+  concurrency = { 32, min = 1, max = 1024, doc = "requests in flight" },
+  rpm = { type = "number", min = 0.1, doc = "requests a minute" },
+  tpm = { type = "number", min = 1, doc = "tokens a minute" },
+  tries = { 8, min = 1, doc = "of a request that fails for reasons that may pass" },
+  timeout = { 600, type = "number", min = 0.05, doc = "seconds for a reply" },
+  idle = { 60, type = "number", min = 0.05, doc = "seconds without a byte, of a streamed reply" },
+  connect = { 10, type = "number", min = 0.05, doc = "seconds to connect" },
+  max_body = { 64 << 20, min = 1024, doc = "bytes of a reply" },
+  stream = { false, sent = true, doc = "take replies as a stream: a stalled one is noticed after `idle` seconds" },
+  batch = { false, doc = "use the service's batch interface: half the price, up to a day" },
+  insecure = { false, doc = "allow http to another machine" },
+  key_env = { type = "string", doc = "environment variable that holds the key" },
+  price_in = { type = "number", min = 0, doc = "dollars per million input tokens" },
+  price_out = { type = "number", min = 0, doc = "dollars per million output tokens" },
+  tokenizer = { type = "string", doc = "tokenizer.json that counts its tokens in a plan" },
+}
+
+---@class perilune.ai.Service : perilune.ai.Provider
+---@field whole boolean takes all requests of a stage at once
+local Service = { whole = true }
+Service.__index = Service
+
+local function host_of(url) return url:match "^https?://([^/]+)" end
+
+local function is_price(p) return type(p) == "number" end
+
+local function price_of(o, model)
+  if is_price(o.price_in) and is_price(o.price_out) then
+    return { input = o.price_in, output = o.price_out, cached = o.price_in, batch = 0.5, as_of = "given" }
+  end
+  if is_price(o.price_in) or is_price(o.price_out) then error("price_in and price_out go together", 0) end
+  return prices.of(model)
+end
+
+-- Where the requests go, and the variable of the key. A key goes only to the service it
+-- belongs to, or where the user's own variable or key_env= sends it.
+local function address(provider, given, o)
+  local complete = provider.address or function(url) return url end
+  local own = os.getenv(provider.base_env)
+  local url, key_env = provider.base, provider.key_env
+  if given then
+    url, key_env = complete(given:gsub("/+$", "")), nil
+    if own and complete(own:gsub("/+$", "")) == url then key_env = provider.key_env end
+  elseif own and own ~= "" then
+    url = complete(own:gsub("/+$", ""))
+  end
+  return url, o.key_env or key_env
+end
+
+---Makes the constructor of a provider: what `require "perilune.ai.providers.NAME"` returns.
+---@param provider perilune.ai.Wire
+---@return fun(rest: string, given: table<string, any>, spec: any): perilune.ai.Service
+function remote.provider(provider)
+  local rows = {}
+  for name, row in pairs(ROWS) do rows[name] = row end
+  for name, row in pairs(provider.options or {}) do rows[name] = row end
+  return function(rest, given, spec)
+    local ai = require "perilune.ai"
+    local extra, plain = {}, {}
+    for name, value in pairs(given) do
+      local field = name:match "^body%.(.+)$"
+      if field then extra[field] = tonumber(value) or value else plain[name] = value end
+    end
+    local o = ai.options(provider.name, rows, plain)
+    local model, url = rest:match "^(.-)@(https?://.*)$"
+    model = model or rest
+    if model == "" then error(("%s: names a model, as in %s:MODEL"):format(provider.name, provider.name), 0) end
+    if model:find "@" then
+      error(("%s: %q is no address: http:// or https://"):format(provider.name, model:match "@(.*)$"), 0)
+    end
+    if o.template then require("perilune.feedback.templates").get(o.template) end
+    local service = setmetatable({
+      wire = provider, provider = provider.name, name = tostring(spec), model = model, options = o, extra = extra,
+      given_address = url, rows = rows, can = provider.can,
+      insecure = o.insecure, connect_s = o.connect, timeout = o.timeout, idle = o.idle, max_body = o.max_body,
+      tries = o.tries, price = price_of(o, model), secret_header = provider.key_header,
+      gate = limits.gate { concurrency = o.concurrency, rpm = o.rpm, tpm = o.tpm },
+    }, Service)
+    service.base, service.key_env = address(provider, url, o)
+    if o.schema and not provider.can.schema then
+      error(("%s: schema: this service has no structured output"):format(provider.name), 0)
+    end
+    return service
+  end
+end
+
+---What identifies the service in the key of a stage: whatever changes a request.
+function Service:key()
+  local sent = {}
+  for name, row in pairs(self.rows) do
+    if row.sent then sent[name] = self.options[name] end
+  end
+  return base.json_encode { provider = self.provider, model = self.model, base = self.base, sent = sent,
+    extra = self.extra }
+end
+
+---Takes the key out of the environment.
+---@return true|nil ok
+---@return string|nil message
+function Service:unlock()
+  self.unlocked_env = nil
+  if not self.key_env then return true end
+  local ok, message = net.secret(self.key_env)
+  if ok then
+    self.unlocked_env = self.key_env
+    return true
+  end
+  -- a local server mostly wants no key
+  if net.is_loopback(self.base) and not self.options.key_env then return true end
+  return nil, message
+end
+
+-- Estimates of a text's tokens err upwards where no vocabulary is at hand: Chinese and
+-- code take fewer bytes a token than English.
+local BYTES_AT_LEAST = 2.5
+local MESSAGE_TOKENS = 6
+local LONG_ANSWER = 4096
+
+local function message_bytes(messages)
+  local n = 0
+  for _, message in ipairs(messages) do n = n + #message.content + MESSAGE_TOKENS * BYTES_AT_LEAST end
+  return n
+end
+
+---The request of a call. `key` is the hash of all that is sent, and of the sample's number.
+---@param call perilune.ai.Call
+---@return table request {url, body, key, stream, tokens, prompt_tokens, max_tokens, about, sample}
+function Service:request(call)
+  local path, body = self.wire.body(self, call)
+  for name, value in pairs(self.extra) do body[name] = value end
+  local text = base.json_encode(body)
+  local url = self.base .. path
+  local sample = tostring(call.sample or 1)
+  local prompt = math.ceil(message_bytes(call.messages) / BYTES_AT_LEAST)
+  return {
+    url = url, body = text, path = path, key = base.sha256(table.concat({ self.provider, url, text, sample }, "\0")),
+    stream = self.options.stream, sample = sample, prompt_tokens = prompt, max_tokens = call.max_tokens or LONG_ANSWER,
+    tokens = prompt + (call.max_tokens or 0), about = call.about or "a call",
+  }
+end
+
+---@param client_id string
+---@return string[]
+function Service:headers(client_id)
+  local list = self.wire.headers and self.wire.headers(self.options) or {}
+  list[#list + 1] = "Content-Type: application/json"
+  -- our own name of the request: what the service's support asks for, and how tests count
+  list[#list + 1] = "x-client-request-id: " .. client_id
+  return list
+end
+
+function Service:request_id(headers) return headers[self.wire.request_id] or headers["x-request-id"] end
+function Service:limits(headers) return self.wire.limits(headers) end
+
+---What an error reply says; a body that is no JSON is shown as it is.
+---@param status integer
+---@param text string
+function Service:problem(status, text)
+  local body = wire.decode(text)
+  local found = type(body) == "table" and self.wire.problem(body) or {}
+  if not found.message then
+    local plain = text:gsub("<[^>]*>", " "):gsub("%s+", " ")
+    found.message = plain:find "%S" and plain:sub(1, 200) or ("an empty reply")
+  end
+  found.status = status
+  return found
+end
+
+local function events_of(text)
+  local parser <close> = net.sse()
+  local events = parser:feed(text)
+  for _, event in ipairs(parser:finish()) do events[#events + 1] = event end
+  return events
+end
+
+---The answer in a whole reply of status 2xx.
+---@param text string
+---@param request table
+---@return perilune.ai.Answer|nil answer
+---@return table|nil problem {message, code, status?, cut?} where the reply tells of an error
+function Service:read(text, request)
+  local body, message
+  if request.stream and not text:find "^%s*{" then
+    body, message = self.wire.assemble(events_of(text))
+    if not body then return nil, { message = message, cut = true } end
+  else
+    body, message = wire.decode(text)
+    if type(body) ~= "table" then
+      return { outcome = "invalid", problem = "the reply is no JSON: " .. tostring(message or type(body)) }
+    end
+  end
+  local answer, problem = self.wire.reply(body)
+  if problem then return nil, problem end
+  return answer
+end
+
+---Tokens of a call, estimated where the service tells none.
+---@return {prompt_tokens: integer, completion_tokens: integer, cached_tokens: integer, estimated: boolean}
+function Service:usage(answer, request)
+  local said = answer and answer.usage
+  if said and said.prompt_tokens and said.completion_tokens then
+    return { prompt_tokens = said.prompt_tokens, completion_tokens = said.completion_tokens,
+      cached_tokens = math.min(said.cached_tokens or 0, said.prompt_tokens), estimated = false }
+  end
+  local text = answer and answer.text
+  return { prompt_tokens = request.prompt_tokens, cached_tokens = 0, estimated = true,
+    completion_tokens = text and math.ceil(#text / BYTES_AT_LEAST) or request.max_tokens }
+end
+
+---Dollars of a call; nil where the price is unknown.
+function Service:cost(usage)
+  return prices.cost(self.price, usage.prompt_tokens, usage.completion_tokens,
+    { cached = usage.cached_tokens, batch = self.options.batch })
+end
+
+---The most that a request may cost, in dollars; 0 where the price is unknown.
+function Service:estimate(request)
+  return prices.cost(self.price, request.prompt_tokens, request.max_tokens, { batch = self.options.batch }) or 0
+end
+
+-- --------------------------------------------------------------------- tasks
+
+-- The first words of a prompt, for errors.
+local function about(task, prompt)
+  local line = prompt:gsub("%s+", " ")
+  return ("%s, prompt %q"):format(task, #line > 60 and require("perilune.feedback.common").clean(line:sub(1, 57)) .. "..."
+    or line)
+end
+
+-- What the user set wins over what a published protocol sets, and that over the stage's.
+function Service:sampling(call, protocol, opts)
+  local o = self.options
+  for _, name in ipairs { "temperature", "top_p", "max_tokens" } do
+    call[name] = o[name] or protocol[name] or opts[name]
+  end
+  call.top_logprobs = protocol.top_logprobs
+  call.seed = o.seed
+  return call
+end
+
+---The chat call of a demonstration.
+---@return perilune.ai.Call
+function Service:demonstration(request, opts)
+  local messages, system = {}, opts.system or self.options.system
+  if system then messages[1] = { role = "system", content = system } end
+  messages[#messages + 1] = { role = "user", content = request.prompt }
+  local index = request.index or 1
+  local call = self:sampling({ messages = messages, sample = ("%d/%d"):format(opts.seed or 0, index),
+    about = about("demonstrate", request.prompt) }, {}, opts)
+  if call.seed then call.seed = call.seed + index - 1 end
+  return call
+end
+
+function Service:context()
+  self.ctx = self.ctx or { secret = require("perilune.ai.ledger").default():secret() }
+  return self.ctx
+end
+
+---The judge prompt in use for a task.
+function Service:template(task, opts)
+  local templates = require "perilune.feedback.templates"
+  local name = opts.template or self.options.template or templates.default(task)
+  local template = templates.get(name)
+  if template.task ~= task then
+    error(("template %s is for %s, not for %s; known: %s"):format(name, template.task, task,
+      table.concat(templates.names(task), ", ")), 0)
+  end
+  if template.sampling.top_logprobs and not self.can.logprobs then
+    error(("%s: template %s weighs by log-probabilities, which this service does not give"):format(self.name, name), 0)
+  end
+  return template
+end
+
+---The chat call of a comparison or rating.
+---@return perilune.ai.Call
+function Service:judgement(template, request, opts)
+  local call = self:sampling({ messages = template.messages(request, self:context()), sample = 1,
+    about = about(template.task, request.prompt) }, template.sampling, opts)
+  if self.options.schema and template.schema then call.schema = template.schema(request, self:context()) end
+  return call
+end
+
+local function run(self, source)
+  if self.options.batch then return require("perilune.ai.batch").run(self, source) end
+  return require("perilune.ai.engine").run(self, source)
+end
+
+function Service:demonstrate(requests, opts)
+  local out = {}
+  run(self, {
+    n = #requests, stage = opts.stage or "demonstrate", on_progress = opts.on_progress,
+    make = function(i) return self:demonstration(requests[i], opts) end,
+    done = function(i, answer)
+      out[i] = answer.outcome == "answered" and { text = answer.text, finish = answer.finish }
+        or { invalid = answer.problem or answer.outcome }
+    end,
+  })
+  return out
+end
+
+local function judged(task, invalid)
+  return function(self, requests, opts)
+    local out, template = {}, self:template(task, opts)
+    run(self, {
+      n = #requests, stage = opts.stage or task, on_progress = opts.on_progress,
+      make = function(i) return self:judgement(template, requests[i], opts) end,
+      done = function(i, answer)
+        if answer.outcome ~= "answered" then
+          out[i] = invalid
+        else
+          out[i] = template.parse(answer, requests[i], self:context())
+        end
+        if out[i] == invalid and opts.on_invalid then opts.on_invalid(answer.text or answer.problem or answer.outcome) end
+      end,
+    })
+    return out
+  end
+end
+
+Service.compare = judged("compare", "invalid")
+Service.rate = judged("rate", false)
+
+---What a stage's calls will be; nothing is sent.
+function Service:plan(task, requests, opts) return require("perilune.ai.plan").of(self, task, requests, opts) end
+
+return remote

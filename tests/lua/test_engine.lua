@@ -1,0 +1,210 @@
+-- Calls to services against the mock: what is tried again, what is final, what it costs, and that
+-- nothing is asked or paid for twice.
+local T = require "tests.lua.harness"
+local base = require("perilune.core").base
+local ai = require "perilune.ai"
+local engine = require "perilune.ai.engine"
+local ledger = require "perilune.ai.ledger"
+local mock = require "tests.lua.mock"
+local pl = require "perilune"
+local progress = require "perilune.study.progress"
+local store = require "perilune.study.store"
+
+progress.quiet(true)
+store.set_home(T.tmpdir())
+local server = mock.start "--latency-ms 2"
+
+local serial = 0
+-- Prompts that no test has used.
+local function fresh(n)
+  local list = {}
+  for i = 1, n or 1 do
+    serial = serial + 1
+    list[i] = ("Tell story number %d."):format(serial)
+  end
+  return list
+end
+
+local FAST = "tries=4&timeout=0.4&price_in=1&price_out=2"
+
+local function ask(spec, prompts, opts)
+  opts = opts or {}
+  opts.max_tokens = opts.max_tokens or 64
+  return pl.feedback.demonstrate(spec, prompts, opts)
+end
+
+local function requests() return server:stats().requests end
+
+T.test("a fault that passes is tried again, and the answer comes once", function()
+  for _, fault in ipairs { "429", "500", "503", "529", "408", "409", "reset", "reset_body", "stall", "short", "error200",
+    "html502" } do
+    local before, prompts = requests(), fresh()
+    server:script { next = { fault, "ok" } }
+    local demos = ask(server:spec("openai", FAST), prompts)
+    T.eq(demos.counts.kept, 1, fault)
+    T.eq(requests() - before, 2, fault)
+    ask(server:spec("openai", FAST), prompts)
+    T.eq(requests() - before, 2, fault .. ", again")
+  end
+end)
+
+T.test("a reply that is no answer is paid for, recorded, and not asked again", function()
+  for _, fault in ipairs { "malformed", "empty" } do
+    local before, prompts = requests(), fresh()
+    server:script { next = { fault } }
+    for _ = 1, 2 do
+      T.eq(ask(server:spec("openai", FAST), prompts).counts.invalid, 1, fault)
+      T.eq(requests() - before, 1, fault)
+    end
+  end
+end)
+
+T.test("an empty account, a wrong model and a moved address stop the stage and say why", function()
+  for fault, words in pairs { quota = "quota", ["401"] = "key", ["404"] = "name", ["302"] = "redirects" } do
+    server:script { next = { fault } }
+    T.raises(function() ask(server:spec("openai", FAST), fresh()) end, words)
+  end
+end)
+
+T.test("a call refused for what it says is an invalid answer among good ones, and final", function()
+  local before, prompts = requests(), fresh(4)
+  server:script { next = { "ok", "ok", "400", "ok" } }
+  for _ = 1, 2 do
+    local counts = ask(server:spec("openai", FAST .. "&concurrency=1"), prompts).counts
+    T.eq({ counts.asked, counts.kept, counts.invalid }, { 4, 3, 1 })
+    T.eq(requests() - before, 4)
+  end
+  server:script { next = { "400", "400", "400", "400", "400", "400", "400" } }
+  T.raises(function() ask(server:spec("openai", FAST .. "&concurrency=1"), fresh(7)) end, "status 400")
+  server:script { next = {} }
+end)
+
+T.test("a service that stays down is an error; what came is kept and the rest asked later", function()
+  local prompts = fresh(6)
+  server:script { next = { "ok", "ok", "500", "500", "500", "ok", "ok", "ok" } }
+  local message = T.raises(function() ask(server:spec("openai", FAST .. "&concurrency=1&tries=1"), prompts) end, "failed")
+  T.ok(message:find("3 of 6", 1, true), message)
+  local before = requests()
+  T.eq(ask(server:spec("openai", FAST), prompts).counts.kept, 6)
+  T.eq(requests() - before, 3)
+end)
+
+T.test("nobody there: said soon, with the address; nothing is noted as paid", function()
+  local began = base.now()
+  local message = T.raises(function() ask("openai:m@http://127.0.0.1:1/v1?price_in=1&price_out=1", fresh()) end, "127.0.0.1")
+  T.ok(base.now() - began < 4, message)
+  local spent = ledger.default():spent { study = "script" }
+  T.raises(function() ask("openai:m@http://127.0.0.1:1/v1?price_in=1&price_out=1", fresh()) end)
+  T.eq(ledger.default():spent({ study = "script" }).possibly, spent.possibly)
+end)
+
+T.test("several samples are different calls; the same call twice in a stage is one", function()
+  local before, prompts = requests(), fresh(3)
+  local demos = ask(server:spec("openai", FAST), { prompts[1], prompts[2], prompts[1], prompts[3] }, { n = 2 })
+  T.eq(demos.counts.kept, 8)
+  T.eq(requests() - before, 6)
+  T.eq(demos[1].completion, demos[5].completion)
+end)
+
+T.test("the window is kept to, and used", function()
+  server:script { latency_ms = 20 }
+  local began = base.now()
+  ask(server:spec("openai", FAST .. "&concurrency=16"), fresh(64))
+  local seconds = base.now() - began
+  server:script { latency_ms = 2 }
+  T.ok(server:stats().max_in_flight <= 16)
+  T.ok(seconds < 1, seconds)
+  T.ok(server:stats().connections < 200)
+end)
+
+T.test("retry-after is waited for", function()
+  for _, case in ipairs { { "0.3", 0.3 }, { "-1", 0 }, { "nonsense", 0 } } do
+    server:script { next = { "429", "ok" }, retry_after = case[1] }
+    local began = base.now()
+    ask(server:spec("openai", FAST), fresh())
+    T.ok(base.now() - began >= case[2], case[1])
+    T.ok(base.now() - began < 3, case[1])
+  end
+end)
+
+T.test("a stream gives the same text; one that is cut is asked again", function()
+  local prompts = fresh()
+  local plain = ask(server:spec("openai", FAST), prompts)[1].completion
+  for _, provider in ipairs { "openai", "anthropic", "gemini" } do
+    T.eq(ask(server:spec(provider, FAST .. "&stream=true"), prompts)[1].completion, plain, provider)
+  end
+  for _, cut in ipairs { 1, 60, 200 } do
+    local before = requests()
+    server:script { sse_cut = cut }
+    T.eq(ask(server:spec("openai", FAST .. "&stream=true"), fresh()).counts.kept, 1, cut)
+    T.eq(requests() - before, 2, cut)
+  end
+end)
+
+T.test("every provider: answers, costs and tokens are in the ledger", function()
+  for _, provider in ipairs { "openai", "anthropic", "gemini" } do
+    local before = ledger.default():spent { study = "script" }
+    local demos = ask(server:spec(provider, FAST), fresh(3))
+    T.eq(demos.counts.kept, 3, provider)
+    local after = ledger.default():spent { study = "script" }
+    T.eq(after.answered - before.answered, 3, provider)
+    T.ok(after.paid > before.paid, provider)
+  end
+end)
+
+T.test("a judge of ours and a published one, in both orders", function()
+  local candidates = {}
+  for i, prompt in ipairs(fresh(6)) do
+    candidates[i] = { prompt = prompt, completions = { { text = "A good and much longer answer " .. i }, { text = "Bad" } } }
+  end
+  local prefs = pl.feedback.compare(server:spec("openai", FAST), candidates, { order = "both" })
+  T.eq(prefs.counts.asked, 6)
+  T.eq(prefs.counts.invalid, 0)
+  for _, template in ipairs { "alpaca_gpt4", "alpaca_eval_2", "mt_bench_pair" } do
+    local counts = pl.feedback.compare(server:spec("openai", FAST), candidates, { order = "both", template = template }).counts
+    T.eq(counts.invalid, 0, template)
+    T.eq(counts.win + counts.tie + counts.loss, 6, template)
+  end
+end)
+
+T.test("the budget is kept to, what came is kept, and more money goes on", function()
+  local prompts = fresh(30)
+  local spec = server:spec("openai", "price_in=1000&price_out=1000&concurrency=4")
+  local spent = ledger.default():spent { study = "script" }
+  local before = spent.paid + spent.possibly
+  engine.budget = before + 0.5
+  local message = T.raises(function() ask(spec, prompts) end, "budget")
+  local now = ledger.default():spent { study = "script" }
+  T.ok(now.paid + now.possibly <= engine.budget, message)
+  local first = requests()
+  engine.budget = before + 1e6
+  T.eq(ask(spec, prompts).counts.kept, 30)
+  T.ok(requests() - first < 30)
+  T.raises(function() ask(server:spec "openai", fresh()) end, "price")
+  engine.budget = nil
+end)
+
+T.test("batches: half the price, out of order, the same answers", function()
+  for _, provider in ipairs { "openai", "anthropic" } do
+    local prompts = fresh(8)
+    local before = ledger.default():spent { study = "script" }
+    local demos = ask(server:spec(provider, FAST .. "&batch=true"), prompts)
+    T.eq(demos.counts.kept, 8, provider)
+    local cost = ledger.default():spent({ study = "script" }).paid - before.paid
+    local n = requests()
+    T.eq(ask(server:spec(provider, FAST), prompts).counts.kept, 8)
+    T.eq(requests(), n, "answered by the ledger")
+    local same = ask(server:spec(provider, FAST .. "&body.user=x"), prompts)
+    local full = ledger.default():spent({ study = "script" }).paid - before.paid - cost
+    T.near(cost, full / 2, 1e-12, provider)
+    T.eq(same.counts.kept, 8)
+  end
+end)
+
+T.test("a client is the same object whatever stands behind it", function()
+  local client = ai.client(server:spec("openai", FAST))
+  T.eq(client:demonstrate({ { task = "demonstrate", prompt = fresh()[1] } }, { max_tokens = 64 })[1].finish, "stop")
+  T.ok(type(client:key()) == "string")
+end)
+
+T.done()
