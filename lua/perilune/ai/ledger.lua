@@ -358,16 +358,17 @@ function Ledger:spent(which)
 end
 
 ---Spending by stage, model, day (UTC) or study, sorted by name.
----@param opts? {by: "stage"|"model"|"day"|"study"}
+---@param opts? {by: "stage"|"model"|"day"|"study", study: string?} study: only what was asked on its behalf
 ---@return table[] rows {<by>, calls, attempts, answered, possibly_paid, prompt_tokens, completion_tokens, usd, usd_possibly, unknown_price, seconds}
 function Ledger:summary(opts)
-  local by = options.resolve("ledger.summary", {
+  local o = options.resolve("ledger.summary", {
     by = { "stage", choices = { "stage", "model", "day", "study" }, doc = "what the rows are" },
-  }, opts).by
+    study = { type = "string", doc = "only this one" },
+  }, opts)
   local rows = {}
-  local s <close> = self.db:prepare(("SELECT %s AS %s, %s FROM attempts GROUP BY 1 ORDER BY 1"):format(GROUPS[by], by,
-    SUMS))
-  for row in s:rows() do rows[#rows + 1] = row end
+  local s <close> = self.db:prepare(("SELECT %s AS %s, %s FROM attempts WHERE study = ?1 OR ?1 IS NULL GROUP BY 1 ORDER BY 1")
+    :format(GROUPS[o.by], o.by, SUMS))
+  for row in s:rows(o.study) do rows[#rows + 1] = row end
   return rows
 end
 
