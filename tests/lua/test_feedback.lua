@@ -99,7 +99,7 @@ T.test("rate: numbers stay, the rest is counted", function()
   local rated = pl.feedback.rate(function(r) return r.prompt == "p" and #r.answer or "no" end, {
     { prompt = "p", completion = "xyz" }, { prompt = "q", completion = "x" },
   })
-  T.eq(rated.counts, { asked = 2, rated = 1, invalid = 1 })
+  T.eq(rated.counts, { asked = 2, rated = 1, invalid = 1, mean = 3.0, distribution = { { rating = 3, n = 1 } } })
   T.eq(rated[1].rating, 3)
 end)
 

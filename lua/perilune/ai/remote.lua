@@ -311,25 +311,29 @@ end
 
 ---The judge prompt in use for a task.
 function Service:template(task, opts)
-  local templates = require "perilune.feedback.templates"
-  local name = opts.template or self.options.template or templates.default(task)
-  local template = templates.get(name)
-  if template.task ~= task then
-    error(("template %s is for %s, not for %s; known: %s"):format(name, template.task, task,
-      table.concat(templates.names(task), ", ")), 0)
-  end
+  local template = require("perilune.feedback.templates").of(task, opts.template or self.options.template)
   if template.sampling.top_logprobs and not self.can.logprobs then
-    error(("%s: template %s weighs by log-probabilities, which this service does not give"):format(self.name, name), 0)
+    error(("%s: template %s weighs by log-probabilities, which this service does not give"):format(self.name,
+      template.name), 0)
   end
   return template
+end
+
+-- What a judge prompt is filled with: the texts of a request.
+local function texts_of(request)
+  local function text(answer) return type(answer) == "table" and answer.text or answer end
+  return {
+    prompt = request.prompt, a = text(request.a), b = text(request.b), answer = text(request.answer),
+    reference = request.reference, turns = request.turns,
+  }
 end
 
 ---The chat call of a comparison or rating.
 ---@return perilune.ai.Call
 function Service:judgement(template, request, opts)
-  local call = self:sampling({ messages = template.messages(request, self:context()), sample = 1,
+  local call = self:sampling({ messages = template.messages(texts_of(request), self:context()), sample = 1,
     about = about(template.task, request.prompt) }, template.sampling, opts)
-  if self.options.schema and template.schema then call.schema = template.schema(request, self:context()) end
+  if self.options.schema and template.schema then call.schema = template.schema(texts_of(request), self:context()) end
   return call
 end
 
@@ -361,7 +365,7 @@ local function judged(task, invalid)
         if answer.outcome ~= "answered" then
           out[i] = invalid
         else
-          out[i] = template.parse(answer, requests[i], self:context())
+          out[i] = template.parse(answer, texts_of(requests[i]), self:context())
         end
         if out[i] == invalid and opts.on_invalid then opts.on_invalid(answer.text or answer.problem or answer.outcome) end
       end,
