@@ -71,7 +71,8 @@ function agreement.fleiss(lists)
   end
   if n == 0 then return nil, 0 end
   local chance = 0
-  for _, k in pairs(totals) do chance = chance + (k / (n * judges)) ^ 2 end
+  for _, k in pairs(totals) do chance = chance + k * k end
+  chance = chance / (n * judges) ^ 2
   if chance >= 1 then return nil, n end
   return (within / n - chance) / (1 - chance), n
 end

@@ -217,26 +217,11 @@ end
 
 local COMPARE = {
   order = judge.ORDER,
-  pairs = { "neighbours", choices = { "neighbours", "all", "first" },
-    doc = "1-2, 3-4, ...; every two; or the first with each other" },
+  pairs = judge.PAIRS,
   seed = { 0, doc = "of the order coin and of an oracle's noise" },
   template = TEMPLATE,
   max_invalid = common.MAX_INVALID,
   cache = CACHE,
-}
-
-local PAIRINGS = {
-  neighbours = function(n, add)
-    for i = 1, n - 1, 2 do add(i, i + 1) end
-  end,
-  all = function(n, add)
-    for i = 1, n do
-      for j = i + 1, n do add(i, j) end
-    end
-  end,
-  first = function(n, add)
-    for j = 2, n do add(1, j) end
-  end,
 }
 
 ---Lets a critic compare the answers to each prompt; what it preferred is training data.
@@ -249,18 +234,7 @@ local PAIRINGS = {
 function feedback.compare(critic, candidates, opts)
   local o = options.resolve("feedback.compare", COMPARE, opts)
   local client = ai.client(critic)
-  local function pairs_of()
-    local list = {}
-    for i = 1, #candidates do
-      local row = candidates[i]
-      local answers = common.answers(row)
-      if #answers < 2 then error(("feedback.compare: row %d has fewer than two completions"):format(i), 0) end
-      PAIRINGS[o.pairs](#answers, function(a, b)
-        list[#list + 1] = { prompt = row.prompt, a = answers[a], b = answers[b] }
-      end)
-    end
-    return list
-  end
+  local function pairs_of() return judge.pairs_of("feedback.compare", candidates, o.pairs) end
   local verdicts = judge.stage {
     name = "compare", client = client, inputs = { candidates }, pairs = pairs_of, order = o.order, seed = o.seed,
     template = o.template, max_invalid = o.max_invalid, cache = o.cache, options = { pairs = o.pairs },
@@ -327,8 +301,8 @@ end
 ---@param critic any what pl.ai takes, or a client
 ---@param rows any rows {prompt, completion, reference?, turns?}
 ---@param opts? table see RATE
----@return perilune.Dataset the rows in their order with .rating (invalid ones left out); .counts {asked, rated, invalid,
---- mean, distribution = {{rating, n}, ...} from the lowest, where there are at most 20 different ones}
+---@return perilune.Dataset the rows in their order with .rating (invalid ones left out); .counts {asked, rated,
+--- invalid, mean, distribution = {{rating, n}, ...} from the lowest, where there are at most 20 different ones}
 function feedback.rate(critic, rows, opts)
   local o = options.resolve("feedback.rate", RATE, opts)
   local client = ai.client(critic)
@@ -381,5 +355,16 @@ function feedback.rate(critic, rows, opts)
     end,
   }
 end
+
+---A check of a judge before it is paid for much, see feedback/probe.lua.
+function feedback.probe(critic, opts) return require "perilune.feedback.probe"(critic, opts) end
+
+---Several judges on the same pairs, see feedback/panel.lua.
+function feedback.panel(critics, candidates, opts)
+  return require "perilune.feedback.panel"(critics, candidates, opts)
+end
+
+---The judge prompts: feedback.templates.names(), feedback.templates.get(name).
+feedback.templates = require "perilune.feedback.templates"
 
 return feedback

@@ -14,6 +14,41 @@ local judge = {}
 judge.ORDER = { "both", choices = { "both", "coin", "given" },
   doc = "ask in both orders, in one drawn by a coin of the prompt (as AlpacaEval), or as given" }
 
+judge.PAIRS = { "neighbours", choices = { "neighbours", "all", "first" },
+  doc = "1-2, 3-4, ...; every two; or the first with each other" }
+
+local PAIRINGS = {
+  neighbours = function(n, add)
+    for i = 1, n - 1, 2 do add(i, i + 1) end
+  end,
+  all = function(n, add)
+    for i = 1, n do
+      for j = i + 1, n do add(i, j) end
+    end
+  end,
+  first = function(n, add)
+    for j = 2, n do add(1, j) end
+  end,
+}
+
+---The pairs of candidates: rows with two or more answers each.
+---@param where string the function's name, for errors
+---@param candidates any
+---@param pairing "neighbours"|"all"|"first"
+---@return perilune.feedback.Pair[]
+function judge.pairs_of(where, candidates, pairing)
+  local list = {}
+  for i = 1, #candidates do
+    local row = candidates[i]
+    local answers = common.answers(row)
+    if #answers < 2 then error(("%s: row %d has fewer than two completions"):format(where, i), 0) end
+    PAIRINGS[pairing](#answers, function(a, b)
+      list[#list + 1] = { prompt = row.prompt, a = answers[a], b = answers[b] }
+    end)
+  end
+  return list
+end
+
 ---@class perilune.feedback.Pair
 ---@field prompt string
 ---@field a any first answer
@@ -161,21 +196,23 @@ end
 ---@return "win"|"tie"|"loss"|"invalid"
 function judge.verdict(codes, i) return NAMES[codes:sub(i, i)] end
 
-local function characters(answer)
+---@param answer any text, or {text = ...}
+---@return integer
+function judge.characters(answer)
   local text = common.text(answer)
   return utf8.len(text) or #text
 end
 
 local function mean_length(pairs, side)
   local sum = 0
-  for _, pair in ipairs(pairs) do sum = sum + characters(pair[side]) end
+  for _, pair in ipairs(pairs) do sum = sum + judge.characters(pair[side]) end
   return #pairs > 0 and sum / #pairs or 0
 end
 
 -- How much longer the first answer of each pair is.
 local function length_gaps(pairs)
   local out = {}
-  for i, pair in ipairs(pairs) do out[i] = characters(pair.a) - characters(pair.b) end
+  for i, pair in ipairs(pairs) do out[i] = judge.characters(pair.a) - judge.characters(pair.b) end
   return out
 end
 
