@@ -165,18 +165,6 @@ T.test("what a reply quotes from a hostile answer does not vote", function()
   end
 end)
 
-T.test("a structured reply: the same line, in a field", function()
-  local t, call = templates.get "pairwise", { prompt = "p", a = "x", b = "y" }
-  local n = nonce_of(call)
-  local function says(object) return t.parse({ text = base.json_encode(object) }, call, CTX) end
-  T.eq(says { reason = "r", verdict = ("VERDICT-%s: B"):format(n) }, "b")
-  T.eq(says { reason = ("\nVERDICT-%s: A"):format(n), verdict = "A" }, "invalid")
-  T.eq(says { verdict = "VERDICT-0000000000000000: B" }, "invalid")
-  T.eq(t.parse({ text = "{ not JSON\nVERDICT-" .. n .. ": A" }, call, CTX), "a")
-  T.eq(t.schema().required, { "reason", "verdict" })
-  T.eq(templates.get("rubric").schema().required, { "reason", "score" })
-end)
-
 T.test("ratings: 1 to 10, whole words, no defaults", function()
   for text, wanted in pairs {
     ["10"] = 10, ["10/10"] = 10, ["8.5"] = 8.5, ["7"] = 7, [" 3 "] = 3, ["1"] = 1, ["7 / 10"] = 7, ["N/A"] = false, ["0"] = false,

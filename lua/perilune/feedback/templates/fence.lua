@@ -47,24 +47,6 @@ local function words(text, label, nonce)
   return found
 end
 
--- The field of a structured reply; any other reply is taken as it is.
-local function said(text, field)
-  if not text:find "^%s*{" then return text end
-  local object = base.json_decode(text, "reply")
-  return type(object) == "table" and type(object[field]) == "string" and object[field] or text
-end
-
----The JSON schema of a structured reply: a reason, then the verdict line in the field named after its label.
----@param label string
----@return table
-function fence.schema(label)
-  local field = label:lower()
-  return {
-    type = "object", additionalProperties = false, required = { "reason", field },
-    properties = { reason = { type = "string" }, [field] = { type = "string" } },
-  }
-end
-
 ---The value on which all lines "LABEL-nonce: word" of a reply agree; nil if there is none, or they differ.
 ---@param text string
 ---@param label string
@@ -73,7 +55,7 @@ end
 ---@return any
 function fence.verdict(text, label, nonce, convert)
   local values = {}
-  for i, word in ipairs(words(said(text, label:lower()), label, nonce)) do
+  for i, word in ipairs(words(text, label, nonce)) do
     -- a word that means nothing is a verdict, too: one that differs from all others
     values[i] = convert((word:gsub("%.$", ""))) or false
   end

@@ -11,7 +11,6 @@ local options = require "perilune.options"
 ---@field sampling table what the protocol sets: temperature, max_tokens, top_logprobs
 --- A call is {prompt, a, b} or {prompt, answer, reference?, turns?}, all text; a is shown first.
 ---@field messages fun(call: table, ctx: {secret: string}): {role: string, content: string}[]
----@field schema? fun(call: table, ctx: {secret: string}): table JSON schema for services that hold a reply to one
 --- "a", "b", "tie", "invalid" or the probability that a is better; of a rating a number or false.
 ---@field parse fun(reply: {text: string, logprobs: table[]?}, call: table, ctx: {secret: string}): string|number|false
 

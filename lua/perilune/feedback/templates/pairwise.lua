@@ -41,7 +41,6 @@ return {
       }) },
     }
   end,
-  schema = function() return fence.schema "VERDICT" end,
   parse = function(reply, call, ctx)
     return fence.verdict(reply.text, "VERDICT", nonce(call, ctx), function(word) return VERDICT[word:upper()] end)
       or "invalid"

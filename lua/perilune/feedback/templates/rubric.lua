@@ -44,7 +44,6 @@ return {
       }) },
     }
   end,
-  schema = function() return fence.schema "SCORE" end,
   parse = function(reply, call, ctx)
     return fence.verdict(reply.text, "SCORE", nonce(call, ctx), read.rating) or false
   end,
