@@ -57,6 +57,11 @@ SHELL_OBJ  = $(SHELL_SRC:src/%.c=$(BUILD)/%.o)
 LIB        = $(BUILD)/libperilune.a
 TEST_SRC   = $(wildcard tests/c/test_*.c)
 TEST_BIN   = $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
+# servers and load of the tests' own: mock from its files, the others one file each
+MOCK_SRC   = $(wildcard tests/net/mock*.c)
+MOCK_OBJ   = $(MOCK_SRC:tests/net/%.c=$(BUILD)/tests/net/%.o)
+NET_SRC    = $(filter-out $(MOCK_SRC),$(wildcard tests/net/*.c))
+NET_BIN    = $(NET_SRC:tests/net/%.c=$(BUILD)/tests/%)
 HASH       = $(BUILD)/source_hash.h
 
 Q = $(if $(V),,@)
@@ -72,7 +77,7 @@ all: $(BIN)
 
 lib: $(LIB)
 
-tests: $(TEST_BIN)
+tests: $(TEST_BIN) $(NET_BIN) $(BUILD)/tests/mock
 
 COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
 
@@ -111,6 +116,20 @@ $(BUILD)/tests/%: tests/c/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -Itests/c $< -o $@ $(LINK) $(LDFLAGS) $(LIB) $(PKG_LIBS) -lm -lpthread
 
+$(BUILD)/tests/%: tests/net/%.c
+	$(call say,TEST,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) $< -o $@ $(LINK) $(LDFLAGS) $(PKG_LIBS) -lm -lpthread
+
+$(BUILD)/tests/net/%.o: tests/net/%.c Makefile
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(BUILD)/tests/mock: $(MOCK_OBJ)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LINK) $(LDFLAGS) -o $@ $^ $(PKG_LIBS) -lm
+
 # The code version of the C half: one SHA-256 over all sources, rewritten only when it changes.
 $(HASH): FORCE
 	@mkdir -p $(@D)
@@ -119,7 +138,7 @@ $(HASH): FORCE
 	   tr -d '\n'; printf '"\n'; } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
--include $(CORE_OBJ:.o=.d) $(SHELL_OBJ:.o=.d) $(TEST_BIN:=.d)
+-include $(CORE_OBJ:.o=.d) $(SHELL_OBJ:.o=.d) $(TEST_BIN:=.d) $(NET_BIN:=.d) $(MOCK_OBJ:.o=.d)
 
 # ---- jobs -------------------------------------------------------------------
 JOBS = $(shell nproc 2>/dev/null || echo 2)

@@ -24,6 +24,11 @@ local Tokenizer = {}
 ---@return integer[] ids # from 0
 function Tokenizer:encode(s, opts) end
 
+---As encode with add_special_tokens = false, but the text of a special token stays text.
+---@param s string
+---@return integer[] ids
+function Tokenizer:encode_plain(s) end
+
 ---@param ids integer[] # from 0; an id without a token raises
 ---@param opts {skip_special_tokens: boolean?}? # default true
 ---@return string # valid UTF-8; wrong bytes become U+FFFD

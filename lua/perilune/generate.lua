@@ -3,6 +3,7 @@
 local lm = require("perilune.core").lm
 local options = require "perilune.options"
 local rows = require "perilune.rows"
+local stream = require "perilune.text.stream"
 
 local SPEC = {
   n = { 1, min = 1, doc = "answers a prompt" },
@@ -16,17 +17,6 @@ local SPEC = {
   batch_size = { 64, min = 1, max = 4096, doc = "answers that run at a time; does not change them" },
   on_progress = { type = "function", doc = "called with { done, total, tokens } as answers end" },
 }
-
--- The last few prompt tokens that decode to a text of their own: decoding them
--- with the answer shows how the answer's first piece joins on (its blank).
-local function window(tok, ids)
-  for from = #ids, math.max(1, #ids - 8), -1 do
-    local w = table.move(ids, from, #ids, 1, {})
-    local text = tok:decode(w)
-    if text ~= "" and not text:find("\u{FFFD}", 1, true) then return w, text end
-  end
-  return {}, ""
-end
 
 local function continuation(tok, w, base, ids)
   local all = table.move(ids, 1, #ids, #w + 1, table.move(w, 1, #w, 1, {}))
@@ -104,7 +94,7 @@ function Run:watch()
 end
 
 function Run:joint(p)
-  if not p.window then p.window, p.base = window(self.tok, p.ids) end
+  if not p.window then p.window, p.base = stream.window(self.tok, p.ids) end
 end
 
 function Run:finish(index, sample, ids, logprobs, finish)

@@ -239,8 +239,7 @@ pl_status pl_writer_add(pl_ctx *c, pl_writer *w, const void *bytes, size_t n) {
   return PL_OK;
 }
 
-/* Makes the names in path's directory last. */
-static pl_status sync_parent(pl_ctx *c, const char *path) {
+pl_status pl_sync_parent(pl_ctx *c, const char *path) {
   char dir[PATH_MAX];
   const char *slash = strrchr(path, '/');
   size_t n = slash ? (size_t)(slash - path) : 0;
@@ -284,7 +283,7 @@ pl_status pl_writer_commit(pl_ctx *c, pl_writer *w) {
     st = os_fail(c, w->path, "rename the finished file to this name", errno);
   }
   if (st == PL_OK) {
-    st = sync_parent(c, w->path);
+    st = pl_sync_parent(c, w->path);
   } else {
     unlink(w->temp);
   }
@@ -317,5 +316,5 @@ pl_status pl_rename(pl_ctx *c, const char *from, const char *to) {
     pl_status st = err == ENOENT ? PL_ENOENT : PL_EIO;
     return pl_fail(c, st, "%s: cannot rename to %s: %s", from, to, strerror(err));
   }
-  return sync_parent(c, to);
+  return pl_sync_parent(c, to);
 }

@@ -29,6 +29,7 @@ bool pl_file_exists(const char *path);
 bool pl_is_dir(const char *path);
 /* Makes a directory's new name last: rename(from,to) + fsync of the parent. */
 pl_status pl_rename(pl_ctx *c, const char *from, const char *to);
+pl_status pl_sync_parent(pl_ctx *c, const char *path); /* makes the names beside path last */
 pl_status pl_remove_tree(pl_ctx *c, const char *path); /* a missing path is fine */
 /* Calls fn(arg, name) for each entry in sorted order; "." and ".." left out. */
 pl_status pl_list_dir(pl_ctx *c, const char *path,

@@ -388,6 +388,47 @@ static int write_file(lua_State *L) {
   return pl_lua_true_or_nil(L, pl_file_write(pl_lua_ctx(L), path, s, n));
 }
 
+#define WRITER_NAME "perilune.Writer"
+
+/* writer(path) -> a file that appears whole at commit(), for what is too large to hold:
+ * w:add(text), w:commit(), each true or nil, message. Dropped without commit: no file. */
+static int writer_open(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  pl_writer **box = lua_newuserdatauv(L, sizeof *box, 0);
+  *box = NULL;
+  luaL_setmetatable(L, WRITER_NAME);
+  pl_status st = pl_writer_open(pl_lua_ctx(L), path, box);
+  return st == PL_OK ? 1 : pl_lua_nil_error(L, st);
+}
+
+static pl_writer **check_writer(lua_State *L) {
+  pl_writer **box = luaL_checkudata(L, 1, WRITER_NAME);
+  luaL_argcheck(L, *box != NULL, 1, "this writer was closed");
+  return box;
+}
+
+static int writer_add(lua_State *L) {
+  pl_writer **box = check_writer(L);
+  size_t n;
+  const char *s = luaL_checklstring(L, 2, &n);
+  return pl_lua_true_or_nil(L, pl_writer_add(pl_lua_ctx(L), *box, s, n));
+}
+
+static int writer_commit(lua_State *L) {
+  pl_writer **box = check_writer(L);
+  pl_writer *w = *box;
+  *box = NULL;
+  return pl_lua_true_or_nil(L, pl_writer_commit(pl_lua_ctx(L), w));
+}
+
+static int writer_close(lua_State *L) {
+  pl_writer **box = luaL_checkudata(L, 1, WRITER_NAME);
+  pl_writer *w = *box;
+  *box = NULL;
+  pl_writer_abort(pl_lua_ctx(L), w);
+  return 0;
+}
+
 static int mkdirs(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   return pl_lua_true_or_nil(L, pl_mkdirs(pl_lua_ctx(L), path));
@@ -623,6 +664,7 @@ static const luaL_Reg functions[] = {
     {"crc32c", crc32c},
     {"read_file", read_file},
     {"write_file", write_file},
+    {"writer", writer_open},
     {"mkdirs", mkdirs},
     {"exists", exists},
     {"is_dir", is_dir},
@@ -657,6 +699,15 @@ int pl_open_base(lua_State *L) {
   luaL_newmetatable(L, SHA_NAME);
   luaL_newlib(L, sha);
   lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  const luaL_Reg writer[] = {{"add", writer_add}, {"commit", writer_commit}, {NULL, NULL}};
+  luaL_newmetatable(L, WRITER_NAME);
+  luaL_newlib(L, writer);
+  lua_setfield(L, -2, "__index");
+  lua_pushcfunction(L, writer_close);
+  lua_setfield(L, -2, "__gc");
+  lua_pushcfunction(L, writer_close);
+  lua_setfield(L, -2, "__close");
   lua_pop(L, 1);
   luaL_newmetatable(L, "perilune.JsonArray");
   lua_pushliteral(L, "array");

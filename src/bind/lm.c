@@ -436,7 +436,13 @@ static int generator_close(lua_State *L) {
   return 0;
 }
 
-/* g:add(ids, index, { n, max_tokens, temperature, top_k, top_p, min_p, seed }) */
+static int64_t field_optint(lua_State *L, int idx, const char *name) {
+  const int kind = lua_getfield(L, idx, name);
+  lua_pop(L, 1);
+  return kind == LUA_TNIL ? 0 : field_int(L, idx, name);
+}
+
+/* g:add(ids, index, { n, max_tokens, temperature, top_k, top_p, min_p, seed, key?, top? }) */
 static int generator_add(lua_State *L) {
   pl_generator *g = check_generator(L);
   const int64_t index = luaL_checkinteger(L, 3);
@@ -445,6 +451,8 @@ static int generator_add(lua_State *L) {
                       .n = field_int(L, 4, "n"),
                       .max_tokens = field_int(L, 4, "max_tokens"),
                       .seed = (uint64_t)field_int(L, 4, "seed"),
+                      .key = field_optint(L, 4, "key"),
+                      .top = field_optint(L, 4, "top"),
                       .sampling = {.temperature = field_num(L, 4, "temperature"),
                                    .top_k = field_int(L, 4, "top_k"),
                                    .top_p = field_num(L, 4, "top_p"),
@@ -478,7 +486,32 @@ static void push_ids(lua_State *L, const pl_gen_sample *s) {
   }
 }
 
-/* g:take() -> index, sample (1-based), ids, logprobs, finish; or nothing */
+/* { id, logprob, id, logprob, ... } of k candidates, likeliest first */
+static void push_top(lua_State *L, const pl_candidate *top, int64_t k) {
+  lua_createtable(L, (int)(2 * k), 0);
+  for (int64_t i = 0; i < k; i++) {
+    lua_pushinteger(L, top[i].id);
+    lua_rawseti(L, -2, 2 * i + 1);
+    lua_pushnumber(L, top[i].logit);
+    lua_rawseti(L, -2, 2 * i + 2);
+  }
+}
+
+/* Pushes a list of n such lists, or nil where none were asked for. */
+static void push_tops(lua_State *L, const pl_candidate *tops, int64_t n, int64_t k) {
+  if (k == 0) {
+    lua_pushnil(L);
+    return;
+  }
+  lua_createtable(L, (int)n, 0);
+  for (int64_t i = 0; i < n; i++) {
+    push_top(L, tops + i * k, k);
+    lua_rawseti(L, -2, i + 1);
+  }
+}
+
+/* g:take() -> index, sample (1-based), ids, logprobs, finish, tops; or nothing
+ * tops: with `top`, for each token { id, logprob, id, logprob, ... } */
 static int generator_take(lua_State *L) {
   pl_generator *g = check_generator(L);
   pl_gen_sample s;
@@ -494,7 +527,8 @@ static int generator_take(lua_State *L) {
     lua_rawseti(L, -2, i + 1);
   }
   lua_pushstring(L, s.finish == PL_FINISH_STOP ? "stop" : "length");
-  return 5;
+  push_tops(L, s.top, s.n, s.n_top);
+  return 6;
 }
 
 /* g:look(i) -> index, sample, ids of running row i (1-based); or nothing */
@@ -508,6 +542,53 @@ static int generator_look(lua_State *L) {
   lua_pushinteger(L, s.sample + 1);
   push_ids(L, &s);
   return 3;
+}
+
+/* g:last(i) -> index, sample, n, id, logprob, top of the newest (n-th) token of running row i;
+ * or nothing. Makes no table unless `top` was asked for. */
+static int generator_last(lua_State *L) {
+  const pl_generator *g = check_generator(L);
+  pl_gen_sample s;
+  if (!pl_generator_look(g, luaL_checkinteger(L, 2) - 1, &s) || s.n == 0) {
+    return 0;
+  }
+  lua_pushinteger(L, s.index);
+  lua_pushinteger(L, s.sample + 1);
+  lua_pushinteger(L, s.n);
+  lua_pushinteger(L, s.ids[s.n - 1]);
+  lua_pushnumber(L, s.logprobs[s.n - 1]);
+  if (s.n_top == 0) {
+    return 5;
+  }
+  push_top(L, s.top + (s.n - 1) * s.n_top, s.n_top);
+  return 6;
+}
+
+/* g:cancel(index) -> samples dropped that had not ended */
+static int generator_cancel(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  const int64_t index = luaL_checkinteger(L, 2);
+  lua_pushinteger(L, pl_generator_cancel(pl_lua_ctx(L), g, index));
+  return 1;
+}
+
+/* g:score(ids, top = 0) -> logprobs, tops: of each token but the first, given those before it */
+static int generator_score(lua_State *L) {
+  pl_generator *g = check_generator(L);
+  const int64_t top = luaL_optinteger(L, 3, 0);
+  luaL_argcheck(L, top >= 0 && top <= PL_GEN_TOP_MAX, 3, "wanted 0 to 20");
+  int64_t n = 0;
+  const int32_t *ids = check_id_array(L, 2, 1, &n);
+  float *logprobs = lua_newuserdatauv(L, sizeof *logprobs * (size_t)(n + 1), 0);
+  pl_candidate *tops = lua_newuserdatauv(L, sizeof *tops * (size_t)(n * top + 1), 0);
+  pl_lua_check(L, pl_generator_score(pl_lua_ctx(L), g, ids, n, top, logprobs, tops));
+  lua_createtable(L, (int)n, 0);
+  for (int64_t i = 0; i < n - 1; i++) {
+    lua_pushnumber(L, logprobs[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  push_tops(L, tops, n - 1, top);
+  return 2;
 }
 
 /* g:stop(i): running row i (1-based) ends here */
@@ -537,6 +618,7 @@ int pl_open_lm(lua_State *L) {
   const luaL_Reg generator_methods[] = {
       {"add", generator_add},   {"step", generator_step}, {"take", generator_take},
       {"look", generator_look}, {"stop", generator_stop}, {"close", generator_close},
+      {"last", generator_last}, {"cancel", generator_cancel}, {"score", generator_score},
       {NULL, NULL}};
   const luaL_Reg functions[] = {
       {"weights", lm_weights},     {"decoder", lm_decoder},   {"generator", lm_generator},

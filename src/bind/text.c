@@ -66,6 +66,14 @@ static bool option(lua_State *L, int idx, const char *where, const char *key, bo
   return usual;
 }
 
+static void push_ids(lua_State *L, const pl_ids *ids) {
+  lua_createtable(L, (int)ids->len, 0);
+  for (size_t i = 0; i < ids->len; i++) {
+    lua_pushinteger(L, ids->data[i]);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+}
+
 /* tok:encode(text, {add_special_tokens = true}) -> list of ids (from 0) */
 static int tok_encode(lua_State *L) {
   pl_tokenizer *t = check_tok(L);
@@ -74,11 +82,18 @@ static int tok_encode(lua_State *L) {
   bool special = option(L, 3, "encode", "add_special_tokens", true);
   work_box *w = new_work(L);
   pl_lua_check(L, pl_tokenizer_encode(pl_lua_ctx(L), t, s, n, special, &w->ids));
-  lua_createtable(L, (int)w->ids.len, 0);
-  for (size_t i = 0; i < w->ids.len; i++) {
-    lua_pushinteger(L, w->ids.data[i]);
-    lua_rawseti(L, -2, (lua_Integer)i + 1);
-  }
+  push_ids(L, &w->ids);
+  return 1;
+}
+
+/* tok:encode_plain(text) -> list of ids; nothing added, and no special token out of its text */
+static int tok_encode_plain(lua_State *L) {
+  pl_tokenizer *t = check_tok(L);
+  size_t n = 0;
+  const char *s = luaL_checklstring(L, 2, &n);
+  work_box *w = new_work(L);
+  pl_lua_check(L, pl_tokenizer_encode_plain(pl_lua_ctx(L), t, s, n, &w->ids));
+  push_ids(L, &w->ids);
   return 1;
 }
 
@@ -223,6 +238,7 @@ static int text_from_json(lua_State *L) {
 
 static const luaL_Reg methods[] = {
     {"encode", tok_encode},
+    {"encode_plain", tok_encode_plain},
     {"decode", tok_decode},
     {"vocab_size", tok_vocab_size},
     {"token_to_id", tok_token_to_id},

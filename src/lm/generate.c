@@ -1,28 +1,22 @@
-/* Generation: see generate.h. Rows of a forward pass are described one by one
- * (token, position, whose cache), so that reading prompts and drawing tokens
- * are the same code. */
+/* Generation: see generate.h. The forward pass itself is forward.c. */
 #include "lm/generate.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/par.h"
 #include "base/rng.h"
+#include "lm/forward.h"
 #include "lm/rowmath.h"
 
 #define PREFILL_ROWS 512 /* prompt tokens in one forward pass */
 #define STREAM_TAG ((uint64_t)0x67 << 56) /* keeps these random numbers apart from all others */
 
-/* Blocks of PL_KV_BLOCK positions, all layers in each. */
-typedef struct kv_seq {
-  float **block;
-  int64_t n_blocks, cap;
-} kv_seq;
-
 typedef struct request {
   pl_gen_request r;
   int32_t *prompt;
-  kv_seq kv;
+  pl_kv_seq kv;
   float *hidden; /* [C] after the last prompt token; NULL until the prompt was read */
   int64_t started, ended;
   struct request *next;
@@ -32,104 +26,49 @@ typedef struct sample {
   request *req;  /* NULL once that is over */
   int64_t index; /* the request's */
   int64_t number;
-  kv_seq kv;
+  pl_kv_seq kv;
   int32_t *ids;
   float *logprobs;
-  int64_t n, cap, limit;
+  pl_candidate *top; /* [cap,n_top] or NULL */
+  int64_t n, cap, limit, n_top;
   pl_finish finish;
   struct sample *next; /* in the list of finished ones */
 } sample;
 
-/* One row of a forward pass. */
-typedef struct row {
-  int32_t token;
-  int64_t pos;            /* in the whole text */
-  const kv_seq *prefix;   /* read only, n_prefix positions; may have 0 */
-  int64_t n_prefix;
-  const kv_seq *own;      /* position pos is written here, at pos - n_prefix */
-} row;
-
 struct pl_generator {
   const pl_decoder *d;
-  int64_t rows, max_rows; /* running at most; rows of one pass at most */
+  int64_t rows; /* running at most */
   int32_t *stop;
   int64_t n_stop;
   sample **run; /* [rows], n_run in use, in order of start */
   int64_t n_run;
   request *first, *last; /* all that is not over, in order of arrival */
   sample *done, *done_last, *taken;
-  float **free_blocks;
-  int64_t n_free, cap_free;
   int64_t waiting; /* samples not started */
-  float *rope;     /* [n_rope][D]: cosines, then sines */
-  int64_t n_rope;
-  row *row;        /* [max_rows] */
-  request **owner; /* [max_rows], while prompts are read */
-  int64_t *group;  /* [max_rows + 1] bounds, n_groups of them + 1 */
-  int64_t n_groups, n_old;
-  float *x, *norm, *q, *k, *v, *att, *gate, *up, *heads_in, *logits;
-  char *scratch;   /* a thread's room, as many as threads */
-  int64_t scratch_each;
-  int scratch_threads;
-  int32_t *drawn; /* [rows] */
+  pl_pass pass;
+  request **owner; /* [pass.max_rows], while prompts are read */
+  int64_t n_old;
+  float *heads_in, *logits; /* [rows,C], [rows,V] */
+  int32_t *drawn;           /* [rows] */
   float *drawn_logprob;
+  pl_candidate *drawn_top; /* [rows,PL_GEN_TOP_MAX], the logit a log-probability */
 };
 
 /* ---- memory ---- */
-
-static void kv_release(pl_ctx *c, pl_generator *g, kv_seq *s) {
-  for (int64_t i = 0; i < s->n_blocks; i++) {
-    if (g->n_free < g->cap_free) {
-      g->free_blocks[g->n_free++] = s->block[i];
-    } else {
-      pl_free(c, s->block[i]);
-    }
-  }
-  pl_free(c, s->block);
-  *s = (kv_seq){NULL, 0, 0};
-}
-
-/* Makes room for n positions. */
-static pl_status kv_reserve(pl_ctx *c, pl_generator *g, kv_seq *s, int64_t n) {
-  const pl_lm_config *f = &g->d->cfg;
-  const int64_t want = (n + PL_KV_BLOCK - 1) / PL_KV_BLOCK;
-  if (want > s->cap) {
-    const int64_t cap = want > 2 * s->cap ? want : 2 * s->cap;
-    float **p = pl_realloc(c, s->block, sizeof *p * (size_t)cap);
-    if (p == NULL) {
-      return PL_ENOMEM;
-    }
-    s->block = p;
-    s->cap = cap;
-  }
-  while (s->n_blocks < want) {
-    float *b = NULL;
-    if (g->n_free > 0) {
-      b = g->free_blocks[--g->n_free];
-    } else {
-      const int64_t floats = f->n_layers * pl_kv_layer_floats(f->kv_heads, f->head_dim);
-      b = pl_alloc_zero(c, sizeof *b * (size_t)floats);
-    }
-    if (b == NULL) {
-      return PL_ENOMEM;
-    }
-    s->block[s->n_blocks++] = b;
-  }
-  return PL_OK;
-}
 
 static void sample_free(pl_ctx *c, pl_generator *g, sample *s) {
   if (s == NULL) {
     return;
   }
-  kv_release(c, g, &s->kv);
+  pl_kv_release(c, &g->pass, &s->kv);
   pl_free(c, s->ids);
   pl_free(c, s->logprobs);
+  pl_free(c, s->top);
   pl_free(c, s);
 }
 
 static void request_free(pl_ctx *c, pl_generator *g, request *r) {
-  kv_release(c, g, &r->kv);
+  pl_kv_release(c, &g->pass, &r->kv);
   pl_free(c, r->prompt);
   pl_free(c, r->hidden);
   pl_free(c, r);
@@ -153,53 +92,29 @@ void pl_generator_free(pl_ctx *c, pl_generator *g) {
     request_free(c, g, g->first);
     g->first = next;
   }
-  for (int64_t i = 0; i < g->n_free; i++) {
-    pl_free(c, g->free_blocks[i]);
-  }
-  void *parts[] = {g->stop, g->run,  g->free_blocks, g->rope, g->row,      g->x,
-                   g->norm, g->q,    g->k,           g->v,    g->att,      g->gate,
-                   g->up,   g->heads_in, g->logits,  g->scratch, g->drawn, g->drawn_logprob,
-                   g->owner, g->group};
+  pl_pass_close(c, &g->pass);
+  void *parts[] = {g->stop,  g->run,           g->owner,    g->heads_in,
+                   g->logits, g->drawn, g->drawn_logprob, g->drawn_top};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     pl_free(c, parts[i]);
   }
   pl_free(c, g);
 }
 
-static pl_status floats(pl_ctx *c, int64_t n, int64_t each, float **out) {
-  size_t bytes;
-  PL_TRY(pl_size_mul(c, (size_t)n, (size_t)each * sizeof **out, &bytes));
-  *out = pl_alloc(c, bytes);
-  return *out == NULL ? PL_ENOMEM : PL_OK;
-}
-
 static pl_status make_room(pl_ctx *c, pl_generator *g) {
   const pl_lm_config *f = &g->d->cfg;
-  const int64_t R = g->max_rows;
-  const int64_t Q = f->heads * f->head_dim;
-  const int64_t K = f->kv_heads * f->head_dim;
+  const int64_t max_rows = g->rows > PREFILL_ROWS ? g->rows : PREFILL_ROWS;
+  PL_TRY(pl_pass_open(c, g->d, max_rows, 4 * g->rows, pl_sample_scratch(f->vocab), &g->pass));
   g->run = pl_alloc_zero(c, sizeof(sample *) * (size_t)g->rows);
-  g->row = pl_alloc(c, sizeof *g->row * (size_t)R);
-  g->cap_free = 4 * g->rows;
-  g->free_blocks = pl_alloc(c, sizeof(float *) * (size_t)g->cap_free);
   g->drawn = pl_alloc(c, sizeof *g->drawn * (size_t)g->rows);
-  g->owner = pl_alloc(c, sizeof(request *) * (size_t)R);
-  g->group = pl_alloc(c, sizeof *g->group * (size_t)(R + 1));
-  if (g->run == NULL || g->row == NULL || g->owner == NULL || g->group == NULL ||
-      g->free_blocks == NULL || g->drawn == NULL) {
+  g->drawn_top = pl_alloc(c, sizeof *g->drawn_top * (size_t)g->rows * PL_GEN_TOP_MAX);
+  g->owner = pl_alloc(c, sizeof(request *) * (size_t)max_rows);
+  if (g->run == NULL || g->owner == NULL || g->drawn == NULL || g->drawn_top == NULL) {
     return PL_ENOMEM;
   }
-  PL_TRY(floats(c, g->rows, 1, &g->drawn_logprob));
-  PL_TRY(floats(c, R, f->hidden, &g->x));
-  PL_TRY(floats(c, R, f->hidden, &g->norm));
-  PL_TRY(floats(c, R, Q, &g->q));
-  PL_TRY(floats(c, R, K, &g->k));
-  PL_TRY(floats(c, R, K, &g->v));
-  PL_TRY(floats(c, R, Q, &g->att));
-  PL_TRY(floats(c, R, f->ffn, &g->gate));
-  PL_TRY(floats(c, R, f->ffn, &g->up));
-  PL_TRY(floats(c, g->rows, f->hidden, &g->heads_in));
-  return floats(c, g->rows, f->vocab, &g->logits);
+  PL_TRY(pl_floats(c, g->rows, 1, &g->drawn_logprob));
+  PL_TRY(pl_floats(c, g->rows, f->hidden, &g->heads_in));
+  return pl_floats(c, g->rows, f->vocab, &g->logits);
 }
 
 pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const int32_t *stop_ids,
@@ -217,7 +132,6 @@ pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const i
   }
   g->d = d;
   g->rows = rows;
-  g->max_rows = rows > PREFILL_ROWS ? rows : PREFILL_ROWS;
   pl_status st = make_room(c, g);
   g->stop = st == PL_OK ? pl_alloc(c, sizeof *stop_ids * (size_t)(n_stop + 1)) : NULL;
   if (g->stop == NULL) {
@@ -234,6 +148,25 @@ pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const i
 
 /* ---- requests ---- */
 
+static pl_status check_ids(pl_ctx *c, const pl_lm_config *f, const char *where, const int32_t *ids,
+                           int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    if (ids[i] < 0 || ids[i] >= f->vocab) {
+      return pl_fail(c, PL_EINVAL, "%s has token id %d; the vocabulary has ids 0..%lld", where,
+                     ids[i], (long long)f->vocab - 1);
+    }
+  }
+  return PL_OK;
+}
+
+static pl_status check_top(pl_ctx *c, const pl_lm_config *f, int64_t top) {
+  if (top < 0 || top > PL_GEN_TOP_MAX || top > f->vocab) {
+    return pl_fail(c, PL_EINVAL, "generate: top is %lld; wanted 0 to %d, at most the vocabulary",
+                   (long long)top, PL_GEN_TOP_MAX);
+  }
+  return PL_OK;
+}
+
 static pl_status request_check(pl_ctx *c, const pl_lm_config *f, const pl_gen_request *r) {
   const long long at = (long long)r->index;
   const pl_sampling *s = &r->sampling;
@@ -245,12 +178,9 @@ static pl_status request_check(pl_ctx *c, const pl_lm_config *f, const pl_gen_re
                    "leaves no room for an answer", at, (long long)r->n_prompt,
                    (long long)f->context);
   }
-  for (int64_t i = 0; i < r->n_prompt; i++) {
-    if (r->prompt[i] < 0 || r->prompt[i] >= f->vocab) {
-      return pl_fail(c, PL_EINVAL, "generate: prompt %lld has token id %d; the vocabulary has ids "
-                     "0..%lld", at, r->prompt[i], (long long)f->vocab - 1);
-    }
-  }
+  char where[64];
+  snprintf(where, sizeof where, "generate: prompt %lld", at);
+  PL_TRY(check_ids(c, f, where, r->prompt, r->n_prompt));
   if (r->n < 1 || r->n >= 1 << 20 || r->max_tokens < 1) {
     return pl_fail(c, PL_EINVAL, "generate: n = %lld, max_tokens = %lld; wanted 1 or more",
                    (long long)r->n, (long long)r->max_tokens);
@@ -261,7 +191,7 @@ static pl_status request_check(pl_ctx *c, const pl_lm_config *f, const pl_gen_re
                    ">= 0, >= 0, above 0 up to 1, 0 to 1", s->temperature, (long long)s->top_k,
                    s->top_p, s->min_p);
   }
-  return PL_OK;
+  return check_top(c, f, r->top);
 }
 
 pl_status pl_generator_add(pl_ctx *c, pl_generator *g, const pl_gen_request *r) {
@@ -302,19 +232,24 @@ static void request_over(pl_ctx *c, pl_generator *g, request *r) {
   request_free(c, g, r);
 }
 
-/* Moves a running sample to the finished ones. Its request may end with it. */
-static void finish(pl_ctx *c, pl_generator *g, int64_t i, pl_finish why) {
-  sample *s = g->run[i];
-  s->finish = why;
-  memmove(&g->run[i], &g->run[i + 1], sizeof(sample *) * (size_t)(g->n_run - i - 1));
-  g->n_run--;
-  kv_release(c, g, &s->kv);
+static void done_add(pl_generator *g, sample *s) {
+  s->next = NULL;
   if (g->done == NULL) {
     g->done = s;
   } else {
     g->done_last->next = s;
   }
   g->done_last = s;
+}
+
+/* Moves a running sample to the finished ones. Its request may end with it. */
+static void finish(pl_ctx *c, pl_generator *g, int64_t i, pl_finish why) {
+  sample *s = g->run[i];
+  s->finish = why;
+  memmove(&g->run[i], &g->run[i + 1], sizeof(sample *) * (size_t)(g->n_run - i - 1));
+  g->n_run--;
+  pl_kv_release(c, &g->pass, &s->kv);
+  done_add(g, s);
   request *r = s->req;
   r->ended++;
   if (r->ended == r->r.n) {
@@ -323,204 +258,36 @@ static void finish(pl_ctx *c, pl_generator *g, int64_t i, pl_finish why) {
   }
 }
 
-/* ---- one forward pass of n rows ---- */
-
-static pl_status rope_table(pl_ctx *c, pl_generator *g, int64_t n) {
-  const pl_lm_config *f = &g->d->cfg;
-  const int64_t half = f->head_dim / 2;
-  if (n <= g->n_rope) {
-    return PL_OK;
-  }
-  int64_t want = 2 * n < f->context ? 2 * n : f->context;
-  want = want < n ? n : want;
-  float *p = pl_realloc(c, g->rope, sizeof *p * (size_t)(want * f->head_dim));
-  if (p == NULL) {
-    return PL_ENOMEM;
-  }
-  g->rope = p;
-  for (int64_t t = g->n_rope; t < want; t++) {
-    for (int64_t i = 0; i < half; i++) {
-      const double a = (double)t * pow(f->theta, -2.0 * (double)i / (double)f->head_dim);
-      p[t * f->head_dim + i] = (float)cos(a);
-      p[t * f->head_dim + half + i] = (float)sin(a);
-    }
-  }
-  g->n_rope = want;
-  return PL_OK;
-}
-
-/* Work on rows lo..lo+n-1 in one of two ways. Few rows, or one long prompt: all
- * threads share each product, and meet after it. Many rows: they are cut into
- * groups, and a thread takes a group through all layers alone, so that threads
- * meet once a pass. A row's result is the same either way. */
-enum { ROWS_A_TASK = 4, GROUP_MIN = 12, GROUP_MAX = 48 };
-
-typedef struct layer_arg {
-  pl_generator *g;
-  int64_t lo, n, layer;
-} layer_arg;
-
-static int64_t offset_of(const pl_lm_config *f, int64_t layer) {
-  return layer * pl_kv_layer_floats(f->kv_heads, f->head_dim);
-}
-
-static void write_block(void *arg, int64_t block) {
-  const layer_arg *a = arg;
-  pl_generator *g = a->g;
-  const pl_lm_config *f = &g->d->cfg;
-  const int64_t D = f->head_dim;
-  const int64_t first = a->lo + block * ROWS_A_TASK;
-  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
-    const row *r = &g->row[i];
-    const float *cs = g->rope + r->pos * D;
-    float *k = g->k + i * f->kv_heads * D;
-    pl_row_rope(f->heads, D, g->q + i * f->heads * D, cs);
-    pl_row_rope(f->kv_heads, D, k, cs);
-    const int64_t at = r->pos - r->n_prefix;
-    pl_kv_write(f->kv_heads, D, k, g->v + i * f->kv_heads * D, at % PL_KV_BLOCK,
-                r->own->block[at / PL_KV_BLOCK] + offset_of(f, a->layer));
-  }
-}
-
-static void attend_block(void *arg, int64_t block) {
-  const layer_arg *a = arg;
-  pl_generator *g = a->g;
-  const pl_lm_config *f = &g->d->cfg;
-  const int64_t Q = f->heads * f->head_dim;
-  const int64_t first = a->lo + block * ROWS_A_TASK;
-  float *scratch = (float *)(void *)(g->scratch + pl_thread_id() * g->scratch_each);
-  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
-    const row *r = &g->row[i];
-    pl_row_attention(f->heads, f->kv_heads, f->head_dim, g->q + i * Q,
-                     r->n_prefix > 0 ? r->prefix->block : NULL, r->n_prefix, r->own->block,
-                     r->pos - r->n_prefix + 1, offset_of(f, a->layer), scratch, g->att + i * Q);
-  }
-}
-
-/* A room for each thread: attention scores, or what sampling needs. */
-static pl_status thread_rooms(pl_ctx *c, pl_generator *g, int64_t positions) {
-  const int threads = pl_threads();
-  const int64_t scores = (positions + 2 * PL_KV_BLOCK) * (int64_t)sizeof(float);
-  const int64_t draw = pl_sample_scratch(g->d->cfg.vocab);
-  const int64_t each = ((scores > draw ? scores : draw) + 63) / 64 * 64;
-  if (each <= g->scratch_each && threads <= g->scratch_threads) {
-    return PL_OK;
-  }
-  pl_free(c, g->scratch);
-  g->scratch_each = each > 2 * g->scratch_each ? each : 2 * g->scratch_each;
-  g->scratch_threads = threads;
-  g->scratch = pl_alloc(c, (size_t)g->scratch_each * (size_t)threads);
-  return g->scratch == NULL ? PL_ENOMEM : PL_OK;
-}
-
-static void layer_forward(pl_generator *g, int64_t lo, int64_t n, int64_t l) {
-  const pl_lm_config *f = &g->d->cfg;
-  const pl_layer *y = &g->d->layers[l];
-  const int64_t C = f->hidden;
-  const int64_t F = f->ffn;
-  const int64_t Q = f->heads * f->head_dim;
-  const int64_t K = f->kv_heads * f->head_dim;
-  float *x = g->x + lo * C;
-  float *norm = g->norm + lo * C;
-  float *gate = g->gate + lo * F;
-  float *up = g->up + lo * F;
-  layer_arg a = {.g = g, .lo = lo, .n = n, .layer = l};
-  const int64_t tasks = (n + ROWS_A_TASK - 1) / ROWS_A_TASK;
-
-  pl_row_norm(n, C, x, pl_f32(y->norm1), f->eps, norm);
-  const pl_row_job qkv[] = {{norm, pl_f32(y->q), g->q + lo * Q, Q, C, Q, false},
-                            {norm, pl_f32(y->k), g->k + lo * K, K, C, K, false},
-                            {norm, pl_f32(y->v), g->v + lo * K, K, C, K, false}};
-  pl_row_matmul(n, qkv, 3);
-  pl_parallel(tasks, write_block, &a); /* all keys are in place before anyone looks */
-  pl_parallel(tasks, attend_block, &a);
-  const pl_row_job out = {g->att + lo * Q, pl_f32(y->o), x, C, Q, C, true};
-  pl_row_matmul(n, &out, 1);
-
-  pl_row_norm(n, C, x, pl_f32(y->norm2), f->eps, norm);
-  const pl_row_job gate_up[] = {{norm, pl_f32(y->gate), gate, F, C, F, false},
-                                {norm, pl_f32(y->up), up, F, C, F, false}};
-  pl_row_matmul(n, gate_up, 2);
-  pl_row_silu_mul(n, F, gate, up);
-  const pl_row_job down = {gate, pl_f32(y->down), x, C, F, C, true};
-  pl_row_matmul(n, &down, 1);
-}
-
-/* Embeds rows lo..lo+n-1 and takes them through all layers: g->x, before the last norm. */
-static void rows_forward(pl_generator *g, int64_t lo, int64_t n) {
-  const int64_t C = g->d->cfg.hidden;
-  for (int64_t i = lo; i < lo + n; i++) {
-    memcpy(g->x + i * C, pl_f32(g->d->embed) + g->row[i].token * C, sizeof *g->x * (size_t)C);
-  }
-  for (int64_t l = 0; l < g->d->cfg.n_layers; l++) {
-    layer_forward(g, lo, n, l);
-  }
-}
-
-/* What a pass over g->row[0..n) needs before it may run. */
-static pl_status prepare(pl_ctx *c, pl_generator *g, int64_t n) {
-  int64_t longest = 0;
-  for (int64_t i = 0; i < n; i++) {
-    longest = g->row[i].pos + 1 > longest ? g->row[i].pos + 1 : longest;
-  }
-  PL_TRY(rope_table(c, g, longest));
-  return thread_rooms(c, g, longest);
-}
-
-/* Cuts rows 0..n-1 into groups of about equal size, g->group[0..n_groups] their
- * bounds; a group ends only where may_end says so. False: work on all together. */
-static bool make_groups(pl_generator *g, int64_t n,
-                        bool (*may_end)(const pl_generator *, int64_t)) {
-  const int64_t threads = pl_threads();
-  int64_t size = (n + 2 * threads - 1) / (2 * threads);
-  size = size < GROUP_MIN ? GROUP_MIN : size > GROUP_MAX ? GROUP_MAX : size;
-  int64_t largest = 0;
-  int64_t lo = 0;
-  g->n_groups = 0;
-  g->group[0] = 0;
-  for (int64_t i = 1; i <= n; i++) {
-    if (i == n || (i - lo >= size && may_end(g, i))) {
-      largest = i - lo > largest ? i - lo : largest;
-      lo = i;
-      g->group[++g->n_groups] = i;
-    }
-  }
-  return g->n_groups >= threads && largest <= 2 * size;
-}
-
 /* ---- reading prompts ---- */
-
-static bool prompt_ends(const pl_generator *g, int64_t i) {
-  return g->row[i].own != g->row[i - 1].own;
-}
 
 /* Rows lo..lo+n-1: the layers, and the hidden state of each prompt that ends here. */
 static void prefill_rows(pl_generator *g, int64_t lo, int64_t n) {
   const int64_t C = g->d->cfg.hidden;
-  rows_forward(g, lo, n);
+  pl_pass_forward(&g->pass, lo, n);
   for (int64_t i = lo; i < lo + n; i++) {
     if (g->owner[i] != NULL) {
-      pl_row_norm(1, C, g->x + i * C, pl_f32(g->d->norm), g->d->cfg.eps, g->owner[i]->hidden);
+      pl_row_norm(1, C, g->pass.x + i * C, pl_f32(g->d->norm), g->d->cfg.eps, g->owner[i]->hidden);
     }
   }
 }
 
 static void prefill_group(void *arg, int64_t k) {
   pl_generator *g = arg;
-  prefill_rows(g, g->group[k], g->group[k + 1] - g->group[k]);
+  const int64_t *at = &g->pass.group[k];
+  prefill_rows(g, at[0], at[1] - at[0]);
 }
 
 /* Runs the n rows gathered; owner[i] is the request whose last token row i is, or NULL. */
 static pl_status prefill_pass(pl_ctx *c, pl_generator *g, int64_t n) {
   PL_TRY(pl_check_interrupt(c));
-  PL_TRY(prepare(c, g, n));
+  PL_TRY(pl_pass_prepare(c, &g->pass, n));
   for (int64_t i = 0; i < n; i++) {
     if (g->owner[i] != NULL) {
-      PL_TRY(floats(c, g->d->cfg.hidden, 1, &g->owner[i]->hidden));
+      PL_TRY(pl_floats(c, g->d->cfg.hidden, 1, &g->owner[i]->hidden));
     }
   }
-  if (make_groups(g, n, prompt_ends)) {
-    pl_parallel(g->n_groups, prefill_group, g);
+  if (pl_pass_groups(&g->pass, n, true)) {
+    pl_parallel(g->pass.n_groups, prefill_group, g);
   } else {
     prefill_rows(g, 0, n);
   }
@@ -532,9 +299,9 @@ static pl_status prefill(pl_ctx *c, pl_generator *g, request *const *list, int64
   int64_t n = 0;
   for (int64_t j = 0; j < n_list; j++) {
     request *r = list[j];
-    PL_TRY(kv_reserve(c, g, &r->kv, r->r.n_prompt));
+    PL_TRY(pl_kv_reserve(c, &g->pass, &r->kv, r->r.n_prompt));
     for (int64_t t = 0; t < r->r.n_prompt; t++) {
-      g->row[n] = (row){.token = r->prompt[t], .pos = t, .own = &r->kv};
+      g->pass.row[n] = (pl_pass_row){.token = r->prompt[t], .pos = t, .own = &r->kv};
       g->owner[n++] = t == r->r.n_prompt - 1 ? r : NULL;
       if (n == PREFILL_ROWS) {
         PL_TRY(prefill_pass(c, g, n));
@@ -553,6 +320,7 @@ static pl_status start_sample(pl_ctx *c, pl_generator *g, request *r) {
   const int64_t room = g->d->cfg.context - r->r.n_prompt;
   s->req = r;
   s->index = r->r.index;
+  s->n_top = r->r.top;
   s->number = r->started++;
   s->limit = r->r.max_tokens < room ? r->r.max_tokens : room;
   g->run[g->n_run++] = s;
@@ -593,12 +361,17 @@ static void draw(pl_generator *g, int64_t i) {
   const int64_t V = g->d->cfg.vocab;
   const sample *s = g->run[i];
   const pl_gen_request *r = &s->req->r;
-  const uint64_t stream = STREAM_TAG | (uint64_t)r->index << 20 | (uint64_t)s->number;
+  const int64_t key = r->key == 0 ? r->index : r->key;
+  const uint64_t stream = STREAM_TAG | (uint64_t)key << 20 | (uint64_t)s->number;
   const double u = pl_uniform(r->seed, stream, (uint64_t)s->n);
   double logprob = 0;
-  g->drawn[i] = pl_sample_token(V, g->logits + i * V, &r->sampling, u,
-                                g->scratch + pl_thread_id() * g->scratch_each, &logprob);
+  const float *logits = g->logits + i * V;
+  const int32_t id = pl_sample_token(V, logits, &r->sampling, u, pl_pass_room(&g->pass), &logprob);
+  g->drawn[i] = id;
   g->drawn_logprob[i] = (float)logprob;
+  if (r->top > 0 && id >= 0) {
+    pl_sample_top(V, logits, logits[id] - logprob, r->top, g->drawn_top + i * PL_GEN_TOP_MAX);
+  }
 }
 
 typedef struct draw_arg {
@@ -619,8 +392,8 @@ static void draw_rows(pl_generator *g, int64_t lo, int64_t n) {
   const int64_t old = g->n_old < lo ? 0 : g->n_old - lo < n ? g->n_old - lo : n;
   float *in = g->heads_in + lo * C;
   if (old > 0) {
-    rows_forward(g, lo, old);
-    pl_row_norm(old, C, g->x + lo * C, pl_f32(g->d->norm), f->eps, in);
+    pl_pass_forward(&g->pass, lo, old);
+    pl_row_norm(old, C, g->pass.x + lo * C, pl_f32(g->d->norm), f->eps, in);
   }
   for (int64_t i = old; i < n; i++) {
     memcpy(in + i * C, g->run[lo + i]->req->hidden, sizeof *in * (size_t)C);
@@ -634,13 +407,8 @@ static void draw_rows(pl_generator *g, int64_t lo, int64_t n) {
 
 static void draw_group(void *arg, int64_t k) {
   pl_generator *g = arg;
-  draw_rows(g, g->group[k], g->group[k + 1] - g->group[k]);
-}
-
-static bool anywhere(const pl_generator *g, int64_t i) {
-  (void)g;
-  (void)i;
-  return true;
+  const int64_t *at = &g->pass.group[k];
+  draw_rows(g, at[0], at[1] - at[0]);
 }
 
 /* Draws a token for every running row into g->drawn. */
@@ -648,23 +416,26 @@ static pl_status draw_all(pl_ctx *c, pl_generator *g) {
   g->n_old = 0;
   while (g->n_old < g->n_run && g->run[g->n_old]->n > 0) { /* those that began earlier come first */
     sample *s = g->run[g->n_old];
-    PL_TRY(kv_reserve(c, g, &s->kv, s->n));
-    g->row[g->n_old++] = (row){.token = s->ids[s->n - 1],
-                               .pos = s->req->r.n_prompt + s->n - 1,
-                               .prefix = &s->req->kv,
-                               .n_prefix = s->req->r.n_prompt,
-                               .own = &s->kv};
+    PL_TRY(pl_kv_reserve(c, &g->pass, &s->kv, s->n));
+    g->pass.row[g->n_old++] = (pl_pass_row){.token = s->ids[s->n - 1],
+                                            .pos = s->req->r.n_prompt + s->n - 1,
+                                            .prefix = &s->req->kv,
+                                            .n_prefix = s->req->r.n_prompt,
+                                            .own = &s->kv};
   }
-  PL_TRY(prepare(c, g, g->n_old));
-  if (make_groups(g, g->n_run, anywhere)) {
-    pl_parallel(g->n_groups, draw_group, g);
+  PL_TRY(pl_pass_prepare(c, &g->pass, g->n_old));
+  if (pl_pass_groups(&g->pass, g->n_run, false)) {
+    pl_parallel(g->pass.n_groups, draw_group, g);
   } else {
     draw_rows(g, 0, g->n_run);
   }
   return PL_OK;
 }
 
-static pl_status append(pl_ctx *c, sample *s, int32_t id, float logprob) {
+/* Adds what was drawn for running row i. */
+static pl_status append(pl_ctx *c, pl_generator *g, int64_t i) {
+  sample *s = g->run[i];
+  const int64_t top = s->n_top;
   if (s->n == s->cap) {
     const int64_t cap = s->cap == 0 ? 16 : 2 * s->cap;
     int32_t *ids = pl_realloc(c, s->ids, sizeof *ids * (size_t)cap);
@@ -677,10 +448,20 @@ static pl_status append(pl_ctx *c, sample *s, int32_t id, float logprob) {
       return PL_ENOMEM;
     }
     s->logprobs = lp;
+    if (top > 0) {
+      pl_candidate *t = pl_realloc(c, s->top, sizeof *t * (size_t)(cap * top));
+      if (t == NULL) {
+        return PL_ENOMEM;
+      }
+      s->top = t;
+    }
     s->cap = cap;
   }
-  s->ids[s->n] = id;
-  s->logprobs[s->n] = logprob;
+  s->ids[s->n] = g->drawn[i];
+  s->logprobs[s->n] = g->drawn_logprob[i];
+  if (top > 0) {
+    memcpy(s->top + s->n * top, g->drawn_top + i * PL_GEN_TOP_MAX, sizeof *s->top * (size_t)top);
+  }
   s->n++;
   return PL_OK;
 }
@@ -707,7 +488,7 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
                      "%lld; its weights are damaged or its training diverged",
                      (long long)g->run[i]->req->r.index);
     }
-    PL_TRY(append(c, g->run[i], g->drawn[i], g->drawn_logprob[i]));
+    PL_TRY(append(c, g, i));
   }
   for (int64_t i = n - 1; i >= 0; i--) {
     const sample *s = g->run[i];
@@ -725,7 +506,8 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
 }
 
 static void describe(const sample *s, pl_gen_sample *out) {
-  *out = (pl_gen_sample){s->index, s->number, s->n, s->ids, s->logprobs, s->finish};
+  *out = (pl_gen_sample){s->index, s->number, s->n, s->ids, s->logprobs, s->n_top, s->top,
+                         s->finish};
 }
 
 bool pl_generator_take(pl_ctx *c, pl_generator *g, pl_gen_sample *out) {
@@ -751,4 +533,111 @@ void pl_generator_stop(pl_ctx *c, pl_generator *g, int64_t i) {
   if (i >= 0 && i < g->n_run) {
     finish(c, g, i, PL_FINISH_STOP);
   }
+}
+
+int64_t pl_generator_cancel(pl_ctx *c, pl_generator *g, int64_t index) {
+  int64_t dropped = 0;
+  int64_t kept = 0;
+  for (int64_t i = 0; i < g->n_run; i++) {
+    if (g->run[i]->index == index) {
+      sample_free(c, g, g->run[i]);
+      dropped++;
+    } else {
+      g->run[kept++] = g->run[i];
+    }
+  }
+  g->n_run = kept;
+  sample *list = g->done;
+  g->done = NULL;
+  g->done_last = NULL;
+  while (list != NULL) {
+    sample *next = list->next;
+    if (list->index == index) {
+      sample_free(c, g, list);
+    } else {
+      done_add(g, list);
+    }
+    list = next;
+  }
+  for (request *r = g->first; r != NULL;) {
+    request *next = r->next;
+    if (r->r.index == index) {
+      dropped += r->r.n - r->started;
+      g->waiting -= r->r.n - r->started;
+      request_over(c, g, r);
+    }
+    r = next;
+  }
+  return dropped;
+}
+
+/* ---- scoring a text ---- */
+
+typedef struct score_arg {
+  pl_generator *g;
+  int64_t lo, top; /* rows lo.. of the pass are in heads_in */
+  const int32_t *next; /* [n] the token that follows each row */
+  float *logprobs;
+  pl_candidate *tops;
+} score_arg;
+
+static void score_block(void *arg, int64_t i) {
+  const score_arg *a = arg;
+  const int64_t V = a->g->d->cfg.vocab;
+  const float *logits = a->g->logits + i * V;
+  const double z = pl_sample_logsumexp(V, logits);
+  a->logprobs[i] = (float)(logits[a->next[i]] - z);
+  if (a->top > 0) {
+    pl_sample_top(V, logits, z, a->top, a->tops + i * a->top);
+  }
+}
+
+/* Rows 0..n-1 of a pass that has run: what they say about the tokens after them. */
+static void score_rows(pl_generator *g, int64_t n, int64_t top, const int32_t *next,
+                       float *logprobs, pl_candidate *tops) {
+  const pl_lm_config *f = &g->d->cfg;
+  for (int64_t lo = 0; lo < n; lo += g->rows) {
+    const int64_t m = n - lo < g->rows ? n - lo : g->rows;
+    pl_row_norm(m, f->hidden, g->pass.x + lo * f->hidden, pl_f32(g->d->norm), f->eps, g->heads_in);
+    const pl_row_job head = {g->heads_in, pl_f32(g->d->head), g->logits, f->vocab, f->hidden,
+                             f->vocab, false};
+    pl_row_matmul(m, &head, 1);
+    score_arg a = {g, lo, top, next + lo, logprobs + lo, tops + lo * top};
+    pl_parallel(m, score_block, &a);
+  }
+}
+
+pl_status pl_generator_score(pl_ctx *c, pl_generator *g, const int32_t *ids, int64_t n, int64_t top,
+                             float *logprobs, pl_candidate *tops) {
+  const pl_lm_config *f = &g->d->cfg;
+  if (n < 2 || n > f->context) {
+    return pl_fail(c, PL_EINVAL, "score: %lld tokens; wanted 2 to %lld (the context)",
+                   (long long)n, (long long)f->context);
+  }
+  PL_TRY(check_top(c, f, top));
+  PL_TRY(check_ids(c, f, "score: the text", ids, n));
+  pl_kv_seq kv = {NULL, 0, 0};
+  pl_status st = pl_kv_reserve(c, &g->pass, &kv, n - 1);
+  for (int64_t lo = 0; lo < n - 1 && st == PL_OK; lo += PREFILL_ROWS) {
+    const int64_t m = n - 1 - lo < PREFILL_ROWS ? n - 1 - lo : PREFILL_ROWS;
+    for (int64_t t = 0; t < m; t++) {
+      g->pass.row[t] = (pl_pass_row){.token = ids[lo + t], .pos = lo + t, .own = &kv};
+    }
+    st = pl_check_interrupt(c);
+    if (st == PL_OK) {
+      st = pl_pass_prepare(c, &g->pass, m);
+    }
+    if (st == PL_OK) {
+      pl_pass_forward(&g->pass, 0, m);
+      score_rows(g, m, top, ids + lo + 1, logprobs + lo, tops + lo * top);
+    }
+  }
+  pl_kv_release(c, &g->pass, &kv);
+  for (int64_t i = 0; i < n - 1 && st == PL_OK; i++) {
+    if (!isfinite(logprobs[i]) && !(logprobs[i] < 0)) {
+      st = pl_fail(c, PL_EINVAL, "score: the model gives NaN or infinite logits; its weights are "
+                   "damaged or its training diverged");
+    }
+  }
+  return st;
 }

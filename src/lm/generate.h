@@ -7,10 +7,10 @@
  * which keeps blocks of its own for what it added.
  *
  * Every token drawn is a function of the weights, the prompt, the options and
- * (seed, request index, sample, place): not of the rows running beside it, nor
- * of the number of threads (rowmath.h).
+ * (seed, key, sample, place): not of the rows running beside it, nor of the
+ * number of threads (rowmath.h).
  *
- * Order of calls: new, add (any time), step until nothing is active, take (any
+ * Order of calls: new, add, cancel and score (any time), step until nothing is active, take (any
  * time after a step), free. After a step that failed only free is allowed.
  * Must not: know text. Stop strings are the caller's: it looks at running rows
  * between steps and calls pl_generator_stop.
@@ -20,16 +20,20 @@
 #include "lm/decoder.h"
 #include "lm/sample.h"
 
+#define PL_GEN_TOP_MAX 20
+
 typedef struct pl_generator pl_generator;
 
 typedef struct pl_gen_request {
   const int32_t *prompt; /* copied */
   int64_t n_prompt;      /* 1 or more, shorter than the context */
-  int64_t index;         /* names the prompt in errors (1-based) and keys its random numbers */
+  int64_t index;         /* names the prompt in errors (1-based) and its samples */
+  int64_t key;           /* of its random numbers, below 2^32; 0: the index */
   int64_t n;             /* samples */
   int64_t max_tokens;
   pl_sampling sampling;
   uint64_t seed;
+  int64_t top; /* 0..PL_GEN_TOP_MAX likeliest tokens to tell of at each place */
 } pl_gen_request;
 
 typedef enum pl_finish { PL_FINISH_STOP, PL_FINISH_LENGTH } pl_finish;
@@ -40,6 +44,8 @@ typedef struct pl_gen_sample {
   int64_t n;              /* tokens so far, the stop token included where one came */
   const int32_t *ids;     /* [n] */
   const float *logprobs;  /* [n] at temperature 1, nothing cut off */
+  int64_t n_top;          /* as asked for */
+  const pl_candidate *top; /* [n,n_top] likeliest first, `logit` the log-probability as above */
   pl_finish finish;       /* LENGTH: max_tokens or the context was reached */
 } pl_gen_sample;
 
@@ -59,5 +65,13 @@ bool pl_generator_take(pl_ctx *c, pl_generator *g, pl_gen_sample *out);
 bool pl_generator_look(const pl_generator *g, int64_t i, pl_gen_sample *out);
 /* Ends running row i as a stop; it can then be taken. Row numbers change with this call. */
 void pl_generator_stop(pl_ctx *c, pl_generator *g, int64_t i);
+/* Drops what runs, waits or has ended of the requests with this index, at once;
+ * returns how many samples had not ended. Row numbers change with this call. */
+int64_t pl_generator_cancel(pl_ctx *c, pl_generator *g, int64_t index);
+
+/* log p(ids[i + 1] | ids[0..i]) into logprobs [n-1], and the `top` likeliest tokens of
+ * each of these places into tops [n-1,top]. Runs at once, beside what is running. */
+pl_status pl_generator_score(pl_ctx *c, pl_generator *g, const int32_t *ids, int64_t n, int64_t top,
+                             float *logprobs, pl_candidate *tops);
 
 #endif

@@ -227,3 +227,25 @@ int32_t pl_sample_token(int64_t V, const float *logits, const pl_sampling *s, do
   *logprob = (double)logits[id] - m - log(z);
   return id;
 }
+
+double pl_sample_logsumexp(int64_t V, const float *logits) {
+  const float m = max_of(V, logits);
+  return m + log(exps(V, logits, m, 1, NULL));
+}
+
+void pl_sample_top(int64_t V, const float *logits, double z, int64_t k, pl_candidate *out) {
+  int64_t n = 0;
+  for (int64_t v = 0; v < V; v++) { /* out is a sorted list; most tokens miss its end */
+    if (n == k && !(logits[v] > out[k - 1].logit)) {
+      continue;
+    }
+    int64_t at = n < k ? n++ : k - 1;
+    for (; at > 0 && logits[v] > out[at - 1].logit; at--) {
+      out[at] = out[at - 1];
+    }
+    out[at] = (pl_candidate){logits[v], (int32_t)v};
+  }
+  for (int64_t i = 0; i < n; i++) {
+    out[i].logit = (float)(out[i].logit - z);
+  }
+}

@@ -27,5 +27,10 @@ int64_t pl_sample_scratch(int64_t V);
  * *logprob: of that id at temperature 1 with nothing cut off. */
 int32_t pl_sample_token(int64_t V, const float *logits, const pl_sampling *s, double u,
                         void *scratch, double *logprob);
+double pl_sample_logsumexp(int64_t V, const float *logits); /* NaN or infinite if a logit is */
+
+/* The k likeliest tokens (k <= V; the lower id first among equals) into out[k], `logit`
+ * replaced by the log-probability. z: pl_sample_logsumexp. */
+void pl_sample_top(int64_t V, const float *logits, double z, int64_t k, pl_candidate *out);
 
 #endif

@@ -74,14 +74,15 @@ static pl_status stands_alone(pl_ctx *c, pl_tokenizer *t, const char *s, size_t 
 
 /* Cuts s = text[base, base + n) at the tokens of the tree, longest first. Where
  * rstrip took white space that is a token, too, Hugging Face gives both; the
- * search goes on behind the match, not behind what was stripped. */
+ * search goes on behind the match, not behind what was stripped. Without
+ * `control`, the text of a special token is text like any other. */
 static pl_status cut_added(pl_ctx *c, pl_tokenizer *t, const pl_trie *trie, const char *s, size_t n,
-                           size_t base, bool first, pl_pieces *out) {
+                           size_t base, bool first, bool control, pl_pieces *out) {
   size_t done = 0;
   for (size_t i = 0; i < n;) {
     int32_t id = -1;
     size_t len = trie->first[(unsigned char)s[i]] ? pl_trie_longest(trie, s + i, n - i, &id) : 0;
-    if (len == 0) {
+    if (len == 0 || (!control && pl_tokenizer_is_special(t, id))) {
       i++;
       continue;
     }
@@ -120,7 +121,8 @@ static pl_status cut_added(pl_ctx *c, pl_tokenizer *t, const pl_trie *trie, cons
 }
 
 /* Every text piece of in, normalized and cut again, goes to out. */
-static pl_status normalize_pieces(pl_ctx *c, pl_tokenizer *t, const pl_pieces *in, pl_pieces *out) {
+static pl_status normalize_pieces(pl_ctx *c, pl_tokenizer *t, const pl_pieces *in, bool control,
+                                  pl_pieces *out) {
   out->n = 0;
   pl_buf_reset(&out->text);
   for (size_t i = 0; i < in->n; i++) {
@@ -134,7 +136,8 @@ static pl_status normalize_pieces(pl_ctx *c, pl_tokenizer *t, const pl_pieces *i
     PL_TRY(pl_tokenizer_normalize(c, t, in->text.data + p.begin, p.end - p.begin, &t->norm_out));
     const char *s = t->norm_out.data ? t->norm_out.data : "";
     PL_TRY(pl_buf_add(c, &out->text, s, t->norm_out.len));
-    PL_TRY(cut_added(c, t, &t->normalized, s, t->norm_out.len, base, p.first, out));
+    PL_TRY(cut_added(c, t, &t->normalized, s, t->norm_out.len, base, p.first, control,
+                     out));
   }
   return PL_OK;
 }
@@ -150,14 +153,15 @@ static pl_status encode_word(pl_ctx *c, const pl_tokenizer *t, const char *s, si
   return pl_ids_add(c, out, id < 0 ? t->word_unk : id);
 }
 
-static pl_status encode_text(pl_ctx *c, pl_tokenizer *t, const char *s, size_t n, pl_ids *out) {
+static pl_status encode_text(pl_ctx *c, pl_tokenizer *t, const char *s, size_t n, bool control,
+                             pl_ids *out) {
   pl_pieces *p = &t->pieces;
   p->n = 0;
   pl_buf_reset(&p->text);
   PL_TRY(pl_buf_add(c, &p->text, s, n));
-  PL_TRY(cut_added(c, t, &t->raw, s, n, 0, true, p));
+  PL_TRY(cut_added(c, t, &t->raw, s, n, 0, true, control, p));
   if (t->norms.n > 0 || t->normalized.n > 0) {
-    PL_TRY(normalize_pieces(c, t, p, &t->other));
+    PL_TRY(normalize_pieces(c, t, p, control, &t->other));
     pl_pieces swap = *p;
     *p = t->other;
     t->other = swap;
@@ -200,7 +204,7 @@ pl_status pl_tokenizer_encode(pl_ctx *c, pl_tokenizer *t, const char *s, size_t 
     }
   }
   if (st == PL_OK) {
-    st = encode_text(c, t, s, n, out);
+    st = encode_text(c, t, s, n, true, out);
   }
   for (size_t i = 0; i < t->n_wraps && add_special && st == PL_OK; i++) {
     const pl_ids *back = &t->wraps[i].back;
@@ -208,6 +212,13 @@ pl_status pl_tokenizer_encode(pl_ctx *c, pl_tokenizer *t, const char *s, size_t 
       st = pl_ids_add(c, out, back->data[k]);
     }
   }
+  give_back(c, t);
+  return st;
+}
+
+pl_status pl_tokenizer_encode_plain(pl_ctx *c, pl_tokenizer *t, const char *s, size_t n,
+                                    pl_ids *out) {
+  const pl_status st = encode_text(c, t, s, n, false, out);
   give_back(c, t);
   return st;
 }

@@ -32,6 +32,9 @@ void pl_tokenizer_free(pl_ctx *c, pl_tokenizer *t); /* NULL is fine */
 /* Appends ids. add_special: what the file's post-processor adds (BOS, ...). */
 pl_status pl_tokenizer_encode(pl_ctx *c, pl_tokenizer *t, const char *s, size_t n,
                               bool add_special, pl_ids *out);
+/* Appends ids; the text of a special token does not become that token: for text of strangers. */
+pl_status pl_tokenizer_encode_plain(pl_ctx *c, pl_tokenizer *t, const char *s, size_t n,
+                                    pl_ids *out);
 /* Appends text. An id without a token is PL_EINVAL. */
 pl_status pl_tokenizer_decode(pl_ctx *c, pl_tokenizer *t, const int32_t *ids, size_t n,
                               bool skip_special, pl_buf *out);

@@ -4,6 +4,7 @@
 ---   openai:MODEL?temperature=0&concurrency=64
 ---   openai:MODEL@http://127.0.0.1:8080/v1        any server that speaks the same
 local base = require("perilune.core").base
+local common = require "perilune.feedback.common"
 local limits = require "perilune.ai.limits"
 local net = require("perilune.core").net
 local options = require "perilune.options"
@@ -276,8 +277,7 @@ end
 -- The first words of a prompt, for errors.
 local function about(task, prompt)
   local line = prompt:gsub("%s+", " ")
-  return ("%s, prompt %q"):format(task, #line > 60 and require("perilune.feedback.common").clean(line:sub(1, 57)) .. "..."
-    or line)
+  return ("%s, prompt %q"):format(task, #line > 60 and common.clean(line:sub(1, 57)) .. "..." or line)
 end
 
 -- What the user set wins over what a published protocol sets, and that over the stage's.
@@ -304,6 +304,17 @@ function Service:demonstration(request, opts)
   return call
 end
 
+-- Answers come as texts or as rows that hold one; what is no UTF-8 has no form in JSON.
+local TEXTS = { prompt = true, a = true, b = true, answer = true, reference = true }
+local function text_of(value) return common.clean(common.text(value)) end
+
+-- A request with its answers as plain text.
+local function plain(request)
+  local out = {}
+  for name, value in pairs(request) do out[name] = TEXTS[name] and text_of(value) or value end
+  return out
+end
+
 function Service:context()
   self.ctx = self.ctx or { secret = require("perilune.ai.ledger").default():secret() }
   return self.ctx
@@ -319,22 +330,23 @@ function Service:template(task, opts)
   return template
 end
 
--- What a judge prompt is filled with: the texts of a request.
-local function texts_of(request)
-  local function text(answer) return type(answer) == "table" and answer.text or answer end
-  return {
-    prompt = request.prompt, a = text(request.a), b = text(request.b), answer = text(request.answer),
-    reference = request.reference, turns = request.turns,
-  }
-end
-
 ---The chat call of a comparison or rating.
 ---@return perilune.ai.Call
 function Service:judgement(template, request, opts)
-  local call = self:sampling({ messages = template.messages(texts_of(request), self:context()), sample = 1,
+  local structured = self.options.schema and template.schema or nil
+  local call = self:sampling({ messages = template.messages(plain(request), self:context(), structured ~= nil), sample = 1,
     about = about(template.task, request.prompt) }, template.sampling, opts)
-  if self.options.schema and template.schema then call.schema = template.schema(texts_of(request), self:context()) end
+  call.schema = structured
   return call
+end
+
+-- The verdict in an answer.
+function Service:verdict(template, answer, request)
+  if self.options.schema and template.schema then
+    local value = wire.decode(answer.text)
+    return type(value) == "table" and template.read_schema(value) or nil
+  end
+  return template.parse(answer, plain(request), self:context())
 end
 
 local function run(self, source)
@@ -362,11 +374,7 @@ local function judged(task, invalid)
       n = #requests, stage = opts.stage or task, on_progress = opts.on_progress,
       make = function(i) return self:judgement(template, requests[i], opts) end,
       done = function(i, answer)
-        if answer.outcome ~= "answered" then
-          out[i] = invalid
-        else
-          out[i] = template.parse(answer, texts_of(requests[i]), self:context())
-        end
+        out[i] = answer.outcome == "answered" and self:verdict(template, answer, requests[i]) or invalid
         if out[i] == invalid and opts.on_invalid then opts.on_invalid(answer.text or answer.problem or answer.outcome) end
       end,
     })

@@ -16,9 +16,12 @@ usage: perilune                                  the shell
        perilune help [RECIPE]                    this text, or a recipe's parameters
        perilune recipes                          the recipes that come with perilune
        perilune runs [ID]                        finished and unfinished runs
+       perilune ledger [by=stage|model|day|study]   what calls of services cost
+       perilune ledger export [FILE]             every call and answer as JSONL
+       perilune ledger import FILE               adds those of another ledger
        perilune doctor [openai:MODEL...]         what this machine can do; what a service honours
 
-flags: --json (run, plan, runs, doctor: one JSON object on standard output)
+flags: --json (run, plan, runs, ledger, doctor: one JSON object on standard output)
        --quiet (no talk)   --home=DIR (where runs are kept; default ./runs or PL_HOME)]]
 
 local FLAGS = { "--json", "--quiet", "--home=DIR" }

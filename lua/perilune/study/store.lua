@@ -4,6 +4,7 @@
 --- stage is computed again. What a value looks like on disk is kinds.lua's.
 local base = require("perilune.core").base
 local hash = require "perilune.study.hash"
+local process = require "perilune.study.process"
 
 local store = {}
 
@@ -115,20 +116,6 @@ end
 ---@param key string
 function store.drop_scratch(key) base.remove_tree(place(key) .. ".work") end
 
--- A process is known by its id and its start time, for ids are used again.
-local function process_mark(id)
-  local file = io.open(("/proc/%d/stat"):format(id), "r")
-  if not file then return nil end
-  local text = file:read "a"
-  file:close()
-  local fields, n = text:match "^.*%) (.*)$", 0
-  for field in (fields or ""):gmatch "%S+" do
-    n = n + 1
-    if n == 20 then return ("%d %s"):format(id, field) end
-  end
-  return nil
-end
-
 local Lock = {}
 Lock.__index = Lock
 
@@ -151,12 +138,11 @@ end
 function store.lock(key, waiting)
   local lock = place(key) .. ".lock"
   must(base.mkdirs(("%s/%s"):format(stages(), key:sub(1, 2))))
-  local mine = process_mark(base.pid()) or tostring(base.pid())
+  local mine = process.mine()
   local told = false
   while not claim(lock, mine) do
     local owner = base.read_file(lock .. "/owner")
-    local id = owner and math.tointeger(tonumber(owner:match "^%d+"))
-    if owner and (not id or process_mark(id) ~= owner) then
+    if owner and not process.alive(owner) then
       -- Left behind by a killed process. Only one process can move it away.
       local aside = ("%s.stale.%d"):format(lock, base.pid())
       base.rename(lock, aside)
