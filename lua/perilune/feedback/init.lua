@@ -356,10 +356,17 @@ function feedback.rate(critic, rows, opts)
   }
 end
 
----A check of a judge before it is paid for much, see feedback/probe.lua.
+---A check of a judge before it is paid for much: adversarial answers, clear pairs, both orders.
+---@param critic any what pl.ai takes, or a client
+---@param opts? {template: string?, prompts: table[]?, seed: integer?, cache: boolean?}
+---@return perilune.Probe
 function feedback.probe(critic, opts) return require "perilune.feedback.probe"(critic, opts) end
 
----Several judges on the same pairs, see feedback/panel.lua.
+---Several judges on the same pairs: majority, agreement, and what each leans to.
+---@param critics any[] two or more of what pl.ai takes, or clients
+---@param candidates any rows {prompt, completions} or {prompt, a, b}
+---@param opts? table as for compare
+---@return perilune.Panel
 function feedback.panel(critics, candidates, opts)
   return require "perilune.feedback.panel"(critics, candidates, opts)
 end
