@@ -57,6 +57,8 @@ SHELL_OBJ  = $(SHELL_SRC:src/%.c=$(BUILD)/%.o)
 LIB        = $(BUILD)/libperilune.a
 TEST_SRC   = $(wildcard tests/c/test_*.c)
 TEST_BIN   = $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
+# servers that the tests talk to: one file each, libc alone
+SERVER_BIN = $(patsubst tests/net/%.c,$(BUILD)/tests/%,$(wildcard tests/net/*.c))
 HASH       = $(BUILD)/source_hash.h
 
 Q = $(if $(V),,@)
@@ -72,7 +74,7 @@ all: $(BIN)
 
 lib: $(LIB)
 
-tests: $(TEST_BIN)
+tests: $(TEST_BIN) $(SERVER_BIN)
 
 COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
 
@@ -110,6 +112,11 @@ $(BUILD)/tests/%: tests/c/%.c $(LIB)
 	$(call say,TEST,$@)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -Itests/c $< -o $@ $(LINK) $(LDFLAGS) $(LIB) $(PKG_LIBS) -lm -lpthread
+
+$(BUILD)/tests/%: tests/net/%.c Makefile
+	$(call say,TEST,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $< -o $@ $(LINK) $(LDFLAGS) -lm
 
 # The code version of the C half: one SHA-256 over all sources, rewritten only when it changes.
 $(HASH): FORCE
