@@ -57,6 +57,7 @@ SHELL_OBJ  = $(SHELL_SRC:src/%.c=$(BUILD)/%.o)
 LIB        = $(BUILD)/libperilune.a
 TEST_SRC   = $(wildcard tests/c/test_*.c)
 TEST_BIN   = $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
+LOAD       = $(BUILD)/tests/load
 HASH       = $(BUILD)/source_hash.h
 
 Q = $(if $(V),,@)
@@ -72,7 +73,7 @@ all: $(BIN)
 
 lib: $(LIB)
 
-tests: $(TEST_BIN)
+tests: $(TEST_BIN) $(LOAD)
 
 COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
 
@@ -111,6 +112,12 @@ $(BUILD)/tests/%: tests/c/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -Itests/c $< -o $@ $(LINK) $(LDFLAGS) $(LIB) $(PKG_LIBS) -lm -lpthread
 
+# the light HTTP client of the server's tests and figures: libc only
+$(LOAD): tests/net/load.c
+	$(call say,TEST,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) -MMD -MP $< -o $@ $(LDFLAGS)
+
 # The code version of the C half: one SHA-256 over all sources, rewritten only when it changes.
 $(HASH): FORCE
 	@mkdir -p $(@D)
@@ -119,7 +126,7 @@ $(HASH): FORCE
 	   tr -d '\n'; printf '"\n'; } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
--include $(CORE_OBJ:.o=.d) $(SHELL_OBJ:.o=.d) $(TEST_BIN:=.d)
+-include $(CORE_OBJ:.o=.d) $(SHELL_OBJ:.o=.d) $(TEST_BIN:=.d) $(LOAD).d
 
 # ---- jobs -------------------------------------------------------------------
 JOBS = $(shell nproc 2>/dev/null || echo 2)
