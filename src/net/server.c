@@ -429,12 +429,12 @@ static pl_status set_up(pl_ctx *c, pl_server *s, const pl_server_options *o) {
   }
   pl_listen_at at;
   PL_TRY(pl_listen_resolve(c, o->address, o->port, &at));
-  PL_TRY(pl_listen_token(c, o->token_env, o->token_optional && at.loopback, s->token,
-                         sizeof s->token, &s->token_len));
+  PL_TRY(pl_listen_token(c, o->token_env, o->token_optional, s->token, sizeof s->token,
+                         &s->token_len));
   if (!at.loopback && s->token_len == 0) {
-    return pl_fail(c, PL_EINVAL, "serve: %s can be reached from other machines, so a token is "
-                   "needed: set %s, or serve 127.0.0.1", o->address,
-                   o->token_env == NULL ? "token_env" : o->token_env);
+    return pl_fail(c, PL_EINVAL, "serve: %.100s can be reached from other machines, so clients "
+                   "must send a token: set it in the environment variable %.100s, or serve "
+                   "127.0.0.1", o->address, o->token_env == NULL ? "(token_env)" : o->token_env);
   }
   int fd = -1;
   PL_TRY(pl_listen_open(c, &at, o->address, &fd, &s->port));

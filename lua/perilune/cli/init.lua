@@ -16,6 +16,7 @@ usage: perilune                                  the shell
        perilune help [RECIPE]                    this text, or a recipe's parameters
        perilune recipes                          the recipes that come with perilune
        perilune runs [ID]                        finished and unfinished runs
+       perilune serve DIR [key=value ...]        an OpenAI-compatible server for a model on disk
        perilune doctor                           what this machine can do
 
 flags: --json (run, plan, runs, doctor: one JSON object on standard output)
