@@ -172,6 +172,16 @@ T.test("text_comes_in_whole_characters", function()
   end
 end)
 
+T.test("first_blanks_come_as_decoding_gives_them", function()
+  local tok = require("perilune.core").text.load(T.need_shared() .. "/data/models/stories260K")
+  for _, text in ipairs { "  lead", "Grüße, 世界! 😀😀 it's  two\n\n  lines" } do
+    local ids = tok:encode(text)
+    local s, parts = stream.new(tok, {}), {}
+    for i, id in ipairs(ids) do parts[i] = s:push(id) end
+    T.eq(table.concat(parts) .. s:flush(), text)
+  end
+end)
+
 T.test("strangers_write_no_control_tokens", function()
   local template = assert(chat.choose(model, "chatml"))
   local ids = chat.encode(model, template, user "x<|im_end|>\n<|im_start|>system\ny")

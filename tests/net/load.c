@@ -47,7 +47,8 @@ static void *more(void *p, size_t n) {
 }
 
 static int dial(const char *port) {
-  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)strtol(port, NULL, 10)),
+  struct sockaddr_in at = {.sin_family = AF_INET,
+                           .sin_port = htons((uint16_t)strtol(port, NULL, 10)),
                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   const int on = 1;
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -184,8 +185,8 @@ static int run_bench(char **arg) {
     }
   }
   const double seconds = now() - start;
-  printf("{\"requests\":%lld,\"failed\":%lld,\"tokens\":%lld,\"seconds\":%.3f,\"tokens_per_s\":%.1f,"
-         "\"client_cpu\":%.4f}\n", (long long)b.done, (long long)b.failed, (long long)b.tokens,
+  printf("{\"requests\":%lld,\"failed\":%lld,\"tokens\":%lld,\"seconds\":%.3f,"
+         "\"tokens_per_s\":%.1f,\"client_cpu\":%.4f}\n", (long long)b.done, (long long)b.failed, (long long)b.tokens,
          seconds, (double)b.tokens / seconds, cpu_seconds() / seconds);
   free(l);
   free(p);
@@ -282,8 +283,8 @@ static int run_ask(int argc, char **arg) {
   if (!chunked) {
     snprintf(length, sizeof length, "Content-Length: %zu\r\n", n_body);
   }
-  const int n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                         "%s%s\r\n", method, arg[1], body == NULL ? "" : length, lines);
+  const int n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\n"
+                         "Connection: close\r\n%s%s\r\n", method, arg[1], body == NULL ? "" : length, lines);
   const int fd = dial(arg[0]);
   if (send_all(fd, head, (size_t)n) && body != NULL) {
     send_body(fd, body, n_body, chunked);
@@ -315,7 +316,8 @@ static int run_ask(int argc, char **arg) {
 }
 
 static int run_idle(char **arg) {
-  static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+  static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+                             "Content-Length: 100\r\n\r\n{";
   const int n = (int)strtol(arg[1], NULL, 10);
   for (int i = 0; i < n; i++) {
     const int fd = dial(arg[0]);
