@@ -186,8 +186,8 @@ static int run_bench(char **arg) {
   }
   const double seconds = now() - start;
   printf("{\"requests\":%lld,\"failed\":%lld,\"tokens\":%lld,\"seconds\":%.3f,"
-         "\"tokens_per_s\":%.1f,\"client_cpu\":%.4f}\n", (long long)b.done, (long long)b.failed, (long long)b.tokens,
-         seconds, (double)b.tokens / seconds, cpu_seconds() / seconds);
+         "\"tokens_per_s\":%.1f,\"client_cpu\":%.4f}\n",
+         (long long)b.done, (long long)b.failed, (long long)b.tokens, seconds, (double)b.tokens / seconds, cpu_seconds() / seconds);
   free(l);
   free(p);
   free(b.bodies);
@@ -284,7 +284,8 @@ static int run_ask(int argc, char **arg) {
     snprintf(length, sizeof length, "Content-Length: %zu\r\n", n_body);
   }
   const int n = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\n"
-                         "Connection: close\r\n%s%s\r\n", method, arg[1], body == NULL ? "" : length, lines);
+                         "Connection: close\r\n%s%s\r\n", method, arg[1],
+                         body == NULL ? "" : length, lines);
   const int fd = dial(arg[0]);
   if (send_all(fd, head, (size_t)n) && body != NULL) {
     send_body(fd, body, n_body, chunked);
