@@ -165,7 +165,7 @@ static int check_headers(lua_State *L, int idx, pl_server_header h[HEADERS_MAX])
     lua_rawgeti(L, idx, i + 1);
     const char *line = lua_tolstring(L, -1, &len);
     const char *colon = line == NULL ? NULL : strstr(line, ": ");
-    luaL_argcheck(L, colon != NULL && strlen(line) == len, idx, "wanted texts like \"Name: value\"");
+    luaL_argcheck(L, colon != NULL && strlen(line) == len, idx, "wanted texts \"Name: value\"");
     char *copy = lua_newuserdatauv(L, len + 1, 0);
     memcpy(copy, line, len + 1);
     copy[colon - line] = '\0';

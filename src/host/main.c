@@ -21,7 +21,7 @@ static const char usage[] =
     "       perilune FILE.lua [ARG...]    runs a script; ARGs are in the table arg\n"
     "       perilune -e CODE              runs CODE; pl is there\n"
     "       perilune -i [FILE.lua ...]    the session, after the script\n"
-    "       perilune COMMAND [ARG...]     run, plan, recipes, runs, doctor, help\n"
+    "       perilune COMMAND [ARG...]     run, plan, recipes, runs, serve, doctor, help\n"
     "       perilune -v                   the version\n"
     "       perilune -h                   this text; perilune help says more on commands\n";
 

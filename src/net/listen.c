@@ -34,8 +34,8 @@ pl_status pl_listen_resolve(pl_ctx *c, const char *address, int port, pl_listen_
   struct addrinfo *list = NULL;
   const int bad = getaddrinfo(address, service, &hints, &list);
   if (bad != 0) {
-    return pl_fail(c, PL_EINVAL, "serve: address \"%.100s\": %s; wanted one of this machine's, such "
-                   "as 127.0.0.1 or 0.0.0.0", address, gai_strerror(bad));
+    return pl_fail(c, PL_EINVAL, "serve: address \"%.100s\": %s; wanted one of this machine's, "
+                   "such as 127.0.0.1 or 0.0.0.0", address, gai_strerror(bad));
   }
   memset(out, 0, sizeof *out);
   memcpy(&out->addr, list->ai_addr, list->ai_addrlen);

@@ -277,8 +277,8 @@ static enum MHD_Result refuse(exchange *e) {
   return ok;
 }
 
-/* The request is complete, or the program woke the connection. */
-static enum MHD_Result go_on(pl_server *s, exchange *e) {
+/* The request is complete, or the program woke the connection; *reply: to be queued. */
+static enum MHD_Result go_on(pl_server *s, exchange *e, struct MHD_Response **reply) {
   if (s->closing || e->given_up) {
     return MHD_NO;
   }
@@ -303,10 +303,9 @@ static enum MHD_Result go_on(pl_server *s, exchange *e) {
     suspend(e);
     return MHD_YES;
   }
-  const enum MHD_Result ok = MHD_queue_response(e->conn, (unsigned)e->status, e->reply);
-  MHD_destroy_response(e->reply);
+  *reply = e->reply;
   e->reply = NULL;
-  return ok;
+  return MHD_YES;
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url,
@@ -315,6 +314,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
   (void)version;
   pl_server *s = cls;
   enum MHD_Result ok = MHD_YES;
+  struct MHD_Response *reply = NULL;
+  int status = 0;
   pthread_mutex_lock(&s->lock);
   exchange *e = *con_cls;
   if (e == NULL) {
@@ -332,9 +333,14 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     ok = take_body(s, e, data, *size) ? MHD_YES : MHD_NO;
     *size = 0;
   } else {
-    ok = go_on(s, e);
+    ok = go_on(s, e, &reply);
+    status = e->status;
   }
   pthread_mutex_unlock(&s->lock);
+  if (reply != NULL) { /* not under the lock: a reply has one too, held while on_read takes ours */
+    ok = MHD_queue_response(conn, (unsigned)status, reply);
+    MHD_destroy_response(reply);
+  }
   return ok;
 }
 
@@ -429,12 +435,12 @@ static pl_status set_up(pl_ctx *c, pl_server *s, const pl_server_options *o) {
   }
   pl_listen_at at;
   PL_TRY(pl_listen_resolve(c, o->address, o->port, &at));
-  PL_TRY(pl_listen_token(c, o->token_env, o->token_optional && at.loopback, s->token,
-                         sizeof s->token, &s->token_len));
+  PL_TRY(pl_listen_token(c, o->token_env, o->token_optional, s->token, sizeof s->token,
+                         &s->token_len));
   if (!at.loopback && s->token_len == 0) {
-    return pl_fail(c, PL_EINVAL, "serve: %s can be reached from other machines, so a token is "
-                   "needed: set %s, or serve 127.0.0.1", o->address,
-                   o->token_env == NULL ? "token_env" : o->token_env);
+    return pl_fail(c, PL_EINVAL, "serve: %.100s can be reached from other machines, so clients "
+                   "must send a token: set it in the environment variable %.100s, or serve "
+                   "127.0.0.1", o->address, o->token_env == NULL ? "(token_env)" : o->token_env);
   }
   int fd = -1;
   PL_TRY(pl_listen_open(c, &at, o->address, &fd, &s->port));

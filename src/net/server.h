@@ -27,7 +27,7 @@ typedef struct pl_server_options {
   int port;              /* 0: any */
   const char *token_env; /* variable with the token that clients must send, or NULL. Its value
                             is copied, wiped from the environment and unset */
-  bool token_optional;   /* on a loopback address an unset variable is no error */
+  bool token_optional;   /* an unset variable is no error, on a loopback address */
   const char *open_path; /* answered without a token, or NULL */
   size_t max_body;       /* bytes of one request's body */
   int max_connections;   /* more wait in the kernel */

@@ -392,3 +392,134 @@ TEST(lm_generation_refuses_and_survives) {
   CHECK(st == PL_OK);
   pl_decoder_free(ctx(), d);
 }
+
+/* Runs one request to its end; the sample is valid until the generator is freed. */
+static pl_status run_one(pl_generator *g, const pl_gen_request *r, pl_gen_sample *out) {
+  PL_TRY(pl_generator_add(ctx(), g, r));
+  int64_t active = 1;
+  while (active > 0) {
+    PL_TRY(pl_generator_step(ctx(), g, &active, NULL));
+  }
+  return pl_generator_take(ctx(), g, out) ? PL_OK : PL_ENOENT;
+}
+
+TEST(lm_generation_key_and_likeliest_tokens) {
+  const pl_sampling s = {1, 0, 1, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  int32_t ids[64];
+  prompt_of(1, ids);
+  pl_gen_request r = {.prompt = ids, .n_prompt = LENGTHS[1], .index = 4, .n = 1, .max_tokens = 30,
+                      .sampling = s, .seed = 3};
+  kept a = {0};
+  for (int k = 0; k < 3; k++) { /* index 4; index 900 with its key; the same with alternatives */
+    pl_generator *g = NULL;
+    pl_gen_sample x;
+    REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+    REQUIRE(run_one(g, &r, &x) == PL_OK);
+    REQUIRE(x.n == 30 && x.n_top == r.top && (x.top != NULL) == (r.top > 0));
+    if (k == 0) {
+      memcpy(a.ids, x.ids, sizeof *x.ids * 30);
+      memcpy(a.lp, x.logprobs, sizeof *x.logprobs * 30);
+    }
+    CHECK(memcmp(a.ids, x.ids, sizeof *x.ids * 30) == 0);
+    CHECK(memcmp(a.lp, x.logprobs, sizeof *x.logprobs * 30) == 0);
+    for (int64_t i = 0; i < 30 && r.top > 0; i++) {
+      const pl_candidate *t = x.top + i * r.top;
+      bool among = false;
+      for (int64_t j = 0; j < r.top; j++) {
+        CHECK(j == 0 || t[j - 1].logit >= t[j].logit);
+        among = among || (t[j].id == x.ids[i] && fabs(t[j].logit - x.logprobs[i]) < 1e-6);
+      }
+      CHECK(among || x.logprobs[i] <= t[r.top - 1].logit);
+    }
+    pl_generator_free(ctx(), g);
+    r.index = 900;
+    r.key = 4;
+    r.top = k == 1 ? 5 : 0;
+  }
+  pl_generator *g = NULL;
+  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  r.top = 21;
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
+  pl_generator_free(ctx(), g);
+  pl_decoder_free(ctx(), d);
+}
+
+TEST(lm_cancelled_requests_leave_the_others_alone) {
+  const pl_sampling s = {1, 0, 1, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  pl_generator *g = NULL;
+  pl_gen_sample x;
+  int32_t ids[64];
+  prompt_of(1, ids);
+  pl_gen_request r = {.prompt = ids, .n_prompt = LENGTHS[1], .index = 1, .n = 1, .max_tokens = 25,
+                      .sampling = s, .seed = 3};
+  kept a = {0};
+  REQUIRE(pl_generator_new(ctx(), d, 4, NULL, 0, &g) == PL_OK);
+  REQUIRE(run_one(g, &r, &x) == PL_OK);
+  memcpy(a.ids, x.ids, sizeof *x.ids * 25);
+  r.index = 2;
+  r.n = 9; /* runs and waits */
+  CHECK_OK(pl_generator_add(ctx(), g, &r));
+  r.index = 3;
+  r.n = 2;
+  r.max_tokens = 1; /* ends and is not taken */
+  CHECK_OK(pl_generator_add(ctx(), g, &r));
+  int64_t active = 0;
+  CHECK_OK(pl_generator_step(ctx(), g, &active, NULL));
+  CHECK(active == 11);
+  CHECK(pl_generator_cancel(ctx(), g, 77) == 0);
+  CHECK(pl_generator_cancel(ctx(), g, 2) == 9);
+  r.index = 1;
+  r.n = 1;
+  r.max_tokens = 25;
+  CHECK_OK(pl_generator_add(ctx(), g, &r));
+  CHECK_OK(pl_generator_step(ctx(), g, &active, NULL));
+  CHECK(active == 1);
+  CHECK(pl_generator_cancel(ctx(), g, 3) == 0); /* both had ended */
+  while (active > 0) {
+    REQUIRE(pl_generator_step(ctx(), g, &active, NULL) == PL_OK);
+  }
+  REQUIRE(pl_generator_take(ctx(), g, &x));
+  CHECK(x.index == 1 && x.n == 25 && memcmp(a.ids, x.ids, sizeof *x.ids * 25) == 0);
+  CHECK(!pl_generator_take(ctx(), g, &x));
+  r.index = 5;
+  r.n = 6;
+  CHECK_OK(pl_generator_add(ctx(), g, &r));
+  CHECK(pl_generator_cancel(ctx(), g, 5) == 6); /* before its prompt was read */
+  CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_OK && active == 0);
+  pl_generator_free(ctx(), g);
+  pl_decoder_free(ctx(), d);
+}
+
+TEST(lm_scoring_beside_generation) {
+  const pl_sampling s = {1, 0, 1, 0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  pl_generator *g = NULL;
+  pl_gen_sample x;
+  int32_t text[90];
+  prompt_of(2, text);
+  const int64_t n = LENGTHS[2];
+  const pl_gen_request r = {.prompt = text, .n_prompt = n, .index = 1, .n = 1, .max_tokens = 40,
+                            .sampling = s, .seed = 3, .top = 3};
+  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  REQUIRE(run_one(g, &r, &x) == PL_OK);
+  memcpy(text + n, x.ids, sizeof *text * 40);
+  float lp[89];
+  pl_candidate tops[89 * 3];
+  REQUIRE(pl_generator_score(ctx(), g, text, n + 40, 3, lp, tops) == PL_OK);
+  for (int64_t i = 0; i < 40; i++) {
+    CHECK_NEAR(lp[n - 1 + i], x.logprobs[i], 1e-5);
+    CHECK(tops[(n - 1 + i) * 3].id == x.top[i * 3].id);
+  }
+  CHECK(pl_generator_score(ctx(), g, text, 1, 0, lp, tops) == PL_EINVAL);
+  CHECK(pl_generator_score(ctx(), g, text, 91, 0, lp, tops) == PL_EINVAL);
+  text[3] = 37;
+  CHECK(pl_generator_score(ctx(), g, text, 10, 0, lp, tops) == PL_EINVAL);
+  CHECK(strstr(ctx()->err, "token id 37") != NULL);
+  pl_generator_free(ctx(), g);
+  pl_decoder_free(ctx(), d);
+}

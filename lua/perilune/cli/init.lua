@@ -20,6 +20,7 @@ usage: perilune                                  the shell
        perilune ledger export [FILE]             every call and answer as JSONL
        perilune ledger import FILE               adds those of another ledger
        perilune doctor [openai:MODEL...]         what this machine can do; what a service honours
+       perilune serve DIR [key=value ...]        an OpenAI-compatible server for a model on disk
 
 flags: --json (run, plan, runs, ledger, doctor: one JSON object on standard output)
        --quiet (no talk)   --home=DIR (where runs are kept; default ./runs or PL_HOME)]]

@@ -41,7 +41,8 @@ end
 return function(words)
   local dir = words[1]
   if not dir or dir:find("=", 1, true) then
-    cli.misuse "serve what? the directory of a model: perilune serve DIR [port=8080 ...]"
+    cli.misuse("serve what? the directory of a model: perilune serve DIR [key=value ...], with\n  "
+      .. table.concat(options.describe(SPEC), "\n  "))
   end
   local o = parse(table.move(words, 2, #words, 1, {}))
   local model = require("perilune.models").load(dir)

@@ -85,13 +85,14 @@ function Server:port() return self.srv:port() end
 
 ---- requests
 
-function Server:reply(id, status, body, headers)
-  self.srv:respond(id, status, headers or JSON_TYPE, body)
-end
+function Server:reply(id, status, body) self.srv:respond(id, status, JSON_TYPE, body) end
 
+-- A stream that has begun can only tell in an event, and end.
 function Server:fail(id, problem)
-  local headers = { JSON_TYPE[1], problem.header }
-  self:reply(id, problem.status, openai.error_body(problem), headers)
+  local body = openai.error_body(problem)
+  if self.srv:respond(id, problem.status, { JSON_TYPE[1], problem.header }, body) then return end
+  self.srv:write(id, "data: " .. body .. "\n\n")
+  self.srv:finish(id)
 end
 
 local function body_of(request)

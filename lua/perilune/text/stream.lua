@@ -71,8 +71,8 @@ end
 function Stream:push(id)
   self.all[#self.all + 1] = id
   local text = self:read()
-  if #text == #self.base then -- special tokens: no text
-    for k = #self.all, self.n_window + 1, -1 do self.all[k] = nil end
+  if #text == #self.base then -- no text yet (a first blank that the decoder strips), or never
+    if self.tok:is_special(id) then self.all[#self.all] = nil end
     return ""
   end
   if text:sub(-#BROKEN) ~= BROKEN then return self:give(text, 0) end
