@@ -36,17 +36,12 @@ end
 -- ours
 local attempts, final, after_final, sent = {}, {}, 0, { answered = 0, possibly = 0, unsent = 0 }
 local unknown_to_server, answered_unseen, swallowed = 0, 0, 0
-local rows = {}
-ledger.default():export(function(text)
-  for line in text:gmatch "[^\n]+" do rows[#rows + 1] = base.json_decode(line, "export") end
-end)
-table.remove(rows, 1)
-table.sort(rows, function(a, b) return a.id < b.id end)
-for _, row in ipairs(rows) do
+local db = assert(require("perilune.core").store.open(ledger.path()))
+for row in db:prepare("SELECT id, key, state, final FROM attempts ORDER BY id"):rows() do
   local id = ("%s-%d"):format(row.key:sub(1, 24), row.id)
   attempts[id] = row
   if final[row.key] then after_final = after_final + 1 end
-  if row.final == 1 or row.final == true then final[row.key] = (final[row.key] or 0) + 1 end
+  if row.final == 1 then final[row.key] = (final[row.key] or 0) + 1 end
   if row.state == "answered" then
     sent.answered = sent.answered + 1
     if not server[id] then answered_unseen = answered_unseen + 1 end

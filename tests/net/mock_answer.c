@@ -92,8 +92,8 @@ static pair fenced(span text, span nonce) {
     at += len + 1;
     bool own = span_find(line, "VERDICT-").at || span_find(line, "SCORE-").at;
     if (own || !span_find(line, what).at) continue;
-    if (n == 4) memmove(lines, lines + 1, 3 * sizeof *lines);
     if (n == 4) {
+      memmove(lines, lines + 1, 3 * sizeof *lines);
       n = 3;
     }
     lines[n++] = line;

@@ -14,8 +14,8 @@ local batch = {}
 ---@class perilune.ai.Batches a provider's batch interface
 ---@field most integer requests in a batch
 ---@field bytes integer of all requests
----@field create fun(api: perilune.ai.Rest, id: string, items: table[]): string remote name; items {key, path, body}
----@field find fun(api: perilune.ai.Rest, id: string, since: number, n: integer): string|nil one that was created for `id`
+---@field create fun(api: perilune.ai.Rest, mark: string, items: table[]): string its name there; items {key, path, body}
+---@field find fun(api: perilune.ai.Rest, mark: string, since: number, n: integer): string|nil one that was created with our mark
 ---@field status fun(api: perilune.ai.Rest, remote: string): boolean ended, string state, integer done
 ---@field results fun(api: perilune.ai.Rest, remote: string): table[] {key, status, body} in any order; a missing key was not answered
 
@@ -90,8 +90,8 @@ end
 -- Waits for a batch and books what came back. What did not come back was not carried
 -- out: the service does not charge for it.
 function Run:harvest(row)
-  local api, wait = self.api, FIRST_LOOK
-  local bar = progress.start { label = self.source.stage or "batch", total = row.n, unit = "call" }
+  local api, wait, n = self.api, FIRST_LOOK, #row.attempts
+  local bar = progress.start { label = self.source.stage or "batch", total = n, unit = "call" }
   while true do
     local ended, state, done = self.batches.status(api, row.remote)
     bar:update(done, { batch = row.remote, state = state })
@@ -100,27 +100,31 @@ function Run:harvest(row)
     wait = math.min(wait * 1.5, LONGEST_LOOK)
   end
   bar:done()
-  local results = self.batches.results(api, row.remote)
+  local results, attempts = self.batches.results(api, row.remote), {}
+  for _, attempt in ipairs(row.attempts) do attempts[attempt.key] = attempt.attempt end
   self.book:transaction(function()
-    local attempts = self.book:batch_attempts(row.id)
     for _, result in ipairs(results) do self:take(result, attempts) end
     for _, attempt in pairs(attempts) do self.book:unsent(attempt, "the batch did not answer it") end
-    self.book:batch_state(row.id, "done", row.remote)
+    self.book:batch_change(row.id, { state = "read", open = false })
   end)
 end
 
 -- Batches of an earlier run that still hold answers to what is asked now.
 function Run:resume()
-  for _, row in ipairs(self.book:batches_open(self.service.provider, self.service.model, self.service.base)) do
-    if not row.remote then row.remote = self.batches.find(self.api, row.id, row.started, row.n) end
-    if row.remote then
-      progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
-      self:harvest(row)
-    else
-      self.book:transaction(function()      -- it never reached the service
-        for _, attempt in pairs(self.book:batch_attempts(row.id)) do self.book:unsent(attempt, "the batch was not created") end
-        self.book:batch_state(row.id, "done")
-      end)
+  for _, row in ipairs(self.book:batches()) do
+    local wanted = false
+    for _, attempt in ipairs(row.attempts) do wanted = wanted or self.waiting[attempt.key] ~= nil end
+    if wanted and row.endpoint == self.service.base then
+      row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
+      if row.remote then
+        progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
+        self:harvest(row)
+      else
+        self.book:transaction(function()      -- it never reached the service
+          for _, attempt in ipairs(row.attempts) do self.book:unsent(attempt.attempt, "the batch was not created") end
+          self.book:batch_change(row.id, { state = "not created", open = false })
+        end)
+      end
     end
   end
 end
@@ -149,20 +153,21 @@ function Run:slice(at)
 end
 
 function Run:hand_in(items)
-  local service = self.service
-  local names = {}
-  for i, item in ipairs(items) do names[i] = item.key end
-  local row = { id = base.sha256(table.concat(names) .. base.time()):sub(1, 32), n = #items, started = base.time() }
-  self.book:transaction(function()
-    self.book:batch_note { id = row.id, provider = service.provider, model = service.model, base = service.base, n = row.n }
-    for _, item in ipairs(items) do
-      self.book:note { key = item.key, provider = service.provider, model = service.model,
+  local service, book = self.service, self.book
+  -- a name of our own, by which the batch is found again if the reply to its creation is lost
+  local mark = base.sha256(("%s %.6f %d"):format(items[1].key, base.walltime(), base.pid())):sub(1, 32)
+  local row = { attempts = {} }
+  book:transaction(function()
+    row.id = book:batch { provider = service.provider, endpoint = service.base, detail = mark }
+    for i, item in ipairs(items) do
+      local attempt = book:note { key = item.key, provider = service.provider, model = service.model,
         endpoint = service.base .. item.path, study = self.study, stage = self.source.stage, estimate = item.job.estimate,
         prompt_tokens = item.job.request.prompt_tokens, sample = item.job.request.sample, batch = row.id }
+      row.attempts[i] = { attempt = attempt, key = item.key }
     end
   end)
-  row.remote = self.batches.create(self.api, row.id, items)
-  self.book:transaction(function() self.book:batch_state(row.id, "running", row.remote) end)
+  row.remote = self.batches.create(self.api, mark, items)
+  book:transaction(function() book:batch_change(row.id, { remote = row.remote, state = "running" }) end)
   self:harvest(row)
 end
 

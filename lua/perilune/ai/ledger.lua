@@ -43,7 +43,7 @@ CREATE TABLE attempts (
   endpoint          TEXT NOT NULL,
   study             TEXT,           -- on whose behalf; NULL outside of studies
   stage             TEXT,
-  sample            INTEGER,        -- index among several samples of one prompt
+  sample            TEXT,           -- index among several samples of one prompt
   batch             INTEGER REFERENCES batches (id),  -- NULL: sent on its own
   estimate          REAL,           -- USD it was expected to cost at most; NULL: unknown
   price             REAL,           -- USD it cost; NULL: unknown, or no reply
@@ -91,7 +91,7 @@ local NOTE = {
   endpoint = { type = "string", doc = "URL without secrets" },
   study = { type = "string", doc = "on whose behalf" },
   stage = { type = "string", doc = "which stage of it" },
-  sample = { type = "integer", doc = "index among several samples" },
+  sample = { type = "string|integer", doc = "index among several samples" },
   batch = { type = "integer", doc = "id from l:batch" },
   estimate = { type = "number", min = 0, max = USD_MAX, doc = "USD at most; none: unknown" },
   prompt_tokens = { type = "integer", min = 0, max = COUNT_MAX, doc = "expected" },

@@ -4,6 +4,7 @@
 ---   openai:MODEL?temperature=0&concurrency=64
 ---   openai:MODEL@http://127.0.0.1:8080/v1        any server that speaks the same
 local base = require("perilune.core").base
+local common = require "perilune.feedback.common"
 local limits = require "perilune.ai.limits"
 local net = require("perilune.core").net
 local options = require "perilune.options"
@@ -276,8 +277,7 @@ end
 -- The first words of a prompt, for errors.
 local function about(task, prompt)
   local line = prompt:gsub("%s+", " ")
-  return ("%s, prompt %q"):format(task, #line > 60 and require("perilune.feedback.common").clean(line:sub(1, 57)) .. "..."
-    or line)
+  return ("%s, prompt %q"):format(task, #line > 60 and common.clean(line:sub(1, 57)) .. "..." or line)
 end
 
 -- What the user set wins over what a published protocol sets, and that over the stage's.
@@ -304,6 +304,17 @@ function Service:demonstration(request, opts)
   return call
 end
 
+-- Answers come as texts or as rows that hold one; what is no UTF-8 has no form in JSON.
+local TEXTS = { prompt = true, a = true, b = true, answer = true, reference = true }
+local function text_of(value) return common.clean(common.text(value)) end
+
+-- A request with its answers as plain text.
+local function plain(request)
+  local out = {}
+  for name, value in pairs(request) do out[name] = TEXTS[name] and text_of(value) or value end
+  return out
+end
+
 function Service:context()
   self.ctx = self.ctx or { secret = require("perilune.ai.ledger").default():secret() }
   return self.ctx
@@ -311,15 +322,10 @@ end
 
 ---The judge prompt in use for a task.
 function Service:template(task, opts)
-  local templates = require "perilune.feedback.templates"
-  local name = opts.template or self.options.template or templates.default(task)
-  local template = templates.get(name)
-  if template.task ~= task then
-    error(("template %s is for %s, not for %s; known: %s"):format(name, template.task, task,
-      table.concat(templates.names(task), ", ")), 0)
-  end
+  local template = require("perilune.feedback.templates").of(task, opts.template or self.options.template)
   if template.sampling.top_logprobs and not self.can.logprobs then
-    error(("%s: template %s weighs by log-probabilities, which this service does not give"):format(self.name, name), 0)
+    error(("%s: template %s weighs by log-probabilities, which this service does not give"):format(self.name,
+      template.name), 0)
   end
   return template
 end
@@ -327,10 +333,20 @@ end
 ---The chat call of a comparison or rating.
 ---@return perilune.ai.Call
 function Service:judgement(template, request, opts)
-  local call = self:sampling({ messages = template.messages(request, self:context()), sample = 1,
+  local structured = self.options.schema and template.schema
+  local call = self:sampling({ messages = template.messages(plain(request), self:context(), structured ~= nil), sample = 1,
     about = about(template.task, request.prompt) }, template.sampling, opts)
-  if self.options.schema and template.schema then call.schema = template.schema(request, self:context()) end
+  call.schema = structured
   return call
+end
+
+-- The verdict in an answer.
+function Service:verdict(template, answer, request)
+  if self.options.schema and template.schema then
+    local value = wire.decode(answer.text)
+    return type(value) == "table" and template.read_schema(value) or nil
+  end
+  return template.parse(answer, plain(request), self:context())
 end
 
 local function run(self, source)
@@ -358,11 +374,7 @@ local function judged(task, invalid)
       n = #requests, stage = opts.stage or task, on_progress = opts.on_progress,
       make = function(i) return self:judgement(template, requests[i], opts) end,
       done = function(i, answer)
-        if answer.outcome ~= "answered" then
-          out[i] = invalid
-        else
-          out[i] = template.parse(answer, requests[i], self:context())
-        end
+        out[i] = answer.outcome == "answered" and self:verdict(template, answer, requests[i]) or invalid
         if out[i] == invalid and opts.on_invalid then opts.on_invalid(answer.text or answer.problem or answer.outcome) end
       end,
     })

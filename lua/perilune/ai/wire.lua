@@ -138,7 +138,7 @@ function wire.retry_after(headers, most)
   local given = headers["retry-after"]
   if not wait and given then
     local date = wire.http_date(given)
-    wait = tonumber(given) or date and date - base.time()
+    wait = tonumber(given) or date and date - base.walltime()
   end
   if not wait or wait ~= wait or wait < 0 then return nil end
   return math.min(wait, most)

@@ -14,7 +14,7 @@ local SCHEMA = { type = "object", properties = { fruit = { type = "string" } },
 local function try(client, fields)
   local service, answer = client.provider, nil
   local call = { messages = { { role = "user", content = QUESTION } }, max_tokens = 32, about = "doctor",
-    sample = ("doctor %.6f %d"):format(base.time(), math.random(0, 1 << 30)) }
+    sample = ("doctor %.6f %d"):format(base.walltime(), math.random(0, 1 << 30)) }
   for k, v in pairs(fields) do call[k] = v end
   local ok, problem = pcall(engine.run, service, {
     n = 1, stage = "doctor", make = function() return call end, done = function(_, a) answer = a end,

@@ -101,7 +101,7 @@ local function limits(headers)
       -- of several counts of tokens the scarcest binds
       if remaining and at and (not out[name] or remaining < out[name].remaining) then
         out[name] = { remaining = remaining, limit = tonumber(headers[stem .. "-limit"]),
-          reset = math.max(0, at - base.time()) }
+          reset = math.max(0, at - base.walltime()) }
       end
     end
   end
@@ -115,7 +115,7 @@ local PATH = "/v1/messages/batches"
 local batches = { most = 100000, bytes = 240 << 20 }
 
 function batches.create(api, _, items)
-  local since, requests = base.time(), {}
+  local since, requests = base.walltime(), {}
   for i, item in ipairs(items) do requests[i] = ('{"custom_id":"%s","params":%s}'):format(item.key, item.body) end
   local made, message, sent = api:ask("POST", PATH, { again = false,
     body = ('{"requests":[%s]}'):format(table.concat(requests, ",")) })

@@ -129,12 +129,12 @@ end
 
 local BOUNDARY = "perilune-batch-file"
 
-local function form(id, lines)
-  local function field(name, value, extra)
-    return ('--%s\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'):format(BOUNDARY, name, extra or "", value)
+local function form(name, lines)
+  local function field(of, value, extra)
+    return ('--%s\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'):format(BOUNDARY, of, extra or "", value)
   end
   return field("purpose", "batch")
-    .. field("file", lines, ('; filename="%s.jsonl"\r\nContent-Type: application/jsonl'):format(id))
+    .. field("file", lines, ('; filename="%s.jsonl"\r\nContent-Type: application/jsonl'):format(name))
     .. ("--%s--\r\n"):format(BOUNDARY)
 end
 
@@ -148,32 +148,32 @@ local FINAL = { failed = true, completed = true, expired = true, cancelled = tru
 
 local batches = { most = 50000, bytes = 190 << 20 }
 
-function batches.create(api, id, items)
+function batches.create(api, mark, items)
   local lines = {}
   for i, item in ipairs(items) do
     lines[i] = ('{"custom_id":"%s","method":"POST","url":"/v1%s","body":%s}'):format(item.key, item.path, item.body)
   end
-  local file = api:json("POST", "/files", { body = form(id, table.concat(lines, "\n") .. "\n"),
+  local file = api:json("POST", "/files", { body = form(mark, table.concat(lines, "\n") .. "\n"),
     type = "multipart/form-data; boundary=" .. BOUNDARY })
   local made, message, sent = api:ask("POST", "/batches", { again = false, body = base.json_encode {
-    input_file_id = file.id, endpoint = "/v1" .. items[1].path, completion_window = "24h", metadata = { perilune = id } } })
+    input_file_id = file.id, endpoint = "/v1" .. items[1].path, completion_window = "24h", metadata = { perilune = mark } } })
   -- A reply that got lost does not mean there is no batch: look before anything is handed in twice.
   if not made and sent then
-    local found = batches.find(api, id)
+    local found = batches.find(api, mark)
     if found then return found end
   end
   if not made then error(message, 0) end
   return (wire.decode(made.body)).id
 end
 
-function batches.find(api, id)
+function batches.find(api, mark)
   local after = ""
   for _ = 1, 20 do
     local page = api:json("GET", "/batches?limit=100" .. after)
     local last
     for _, row in ipairs(wire.get(page, "data") or {}) do
       last = row.id
-      if wire.get(row, "metadata", "perilune") == id then return row.id end
+      if wire.get(row, "metadata", "perilune") == mark then return row.id end
     end
     if not last or wire.get(page, "has_more") ~= true then return nil end
     after = "&after=" .. last

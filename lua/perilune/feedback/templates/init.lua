@@ -10,9 +10,12 @@ local options = require "perilune.options"
 ---@field published boolean a protocol of others, to the letter
 ---@field sampling table what the protocol sets: temperature, max_tokens, top_logprobs
 --- A call is {prompt, a, b} or {prompt, answer, reference?, turns?}, all text; a is shown first.
----@field messages fun(call: table, ctx: {secret: string}): {role: string, content: string}[]
+---@field messages fun(call: table, ctx: {secret: string}, structured: boolean?): {role: string, content: string}[]
 --- "a", "b", "tie", "invalid" or the probability that a is better; of a rating a number or false.
 ---@field parse fun(reply: {text: string, logprobs: table[]?}, call: table, ctx: {secret: string}): string|number|false
+
+---@field schema? table JSON schema of a structured reply, which messages(..., true) asks for
+---@field read_schema? fun(value: table): string|number|false the verdict in one
 
 local NAMES = {
   "alpaca_claude", "alpaca_eval_1", "alpaca_eval_2", "alpaca_gpt4", "mt_bench_pair", "mt_bench_single", "pairwise",

@@ -1,5 +1,5 @@
 --- The default critic: which of two answers is better, in our own words. The answers stand in fences, the verdict is
---- one line VERDICT-<nonce>: A, B or TIE (see fence.lua).
+--- one line VERDICT-<nonce>: A, B or TIE (see fence.lua), or, where the service keeps to a schema, a field of JSON.
 local fence = require "perilune.feedback.templates.fence"
 local fill = require "perilune.feedback.templates.fill"
 
@@ -22,8 +22,12 @@ local USER = [==[
 [ANSWER B {nonce}]
 {b}
 [END OF ANSWER B {nonce}]
-]==] .. "\nWhich answer is better? Give the reason in one or two sentences. Then end with one line that is \z
+]==]
+
+local ASK_LINE = "\nWhich answer is better? Give the reason in one or two sentences. Then end with one line that is \z
   VERDICT-{nonce}: and one word after it: A, B, or TIE if neither is better."
+local ASK_JSON = "\nWhich answer is better? Reply in JSON: \"reason\", one or two sentences, then \"verdict\": A, B, or \z
+  TIE if neither is better."
 
 local VERDICT = { A = "a", B = "b", TIE = "tie" }
 
@@ -32,10 +36,15 @@ local function nonce(call, ctx) return fence.nonce(ctx, "pairwise", call.prompt,
 return {
   name = "pairwise", doc = "which of two answers is better; fenced, with a verdict line", task = "compare",
   published = false, sampling = { max_tokens = 1024 },
-  messages = function(call, ctx)
+  schema = {
+    type = "object", additionalProperties = false, required = { "reason", "verdict" },
+    properties = { reason = { type = "string" }, verdict = { type = "string", enum = { "A", "B", "TIE" } } },
+  },
+  read_schema = function(value) return VERDICT[value.verdict] or "invalid" end,
+  messages = function(call, ctx, structured)
     return {
       { role = "system", content = SYSTEM },
-      { role = "user", content = fill.text(USER, {
+      { role = "user", content = fill.text(USER .. (structured and ASK_JSON or ASK_LINE), {
         nonce = nonce(call, ctx), prompt = fence.neutral(call.prompt), a = fence.neutral(call.a),
         b = fence.neutral(call.b),
       }) },

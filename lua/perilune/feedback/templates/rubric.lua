@@ -22,7 +22,11 @@ Instruction following: does it do what was asked, all of it and in the form that
 Truthfulness: is what it says correct and free of inventions?
 Honesty: does it say where it is unsure, and not claim more than it can know?
 Helpfulness: is it of use to the one who asked, with neither gaps nor padding?
-]==] .. "Then end with one line that is SCORE-{nonce}: and the overall score after it, a number from 1 to 10. \z
+]==]
+
+local ASK_LINE = "Then end with one line that is SCORE-{nonce}: and the overall score after it, a number from 1 to 10. \z
+  An empty or evasive answer is a 1."
+local ASK_JSON = "Reply in JSON: \"reason\" with these lines, then \"score\", the overall score, a number from 1 to 10. \z
   An empty or evasive answer is a 1."
 
 local REFERENCE = "[REFERENCE {nonce}]\n{reference}\n[END OF REFERENCE {nonce}]"
@@ -32,14 +36,22 @@ local function nonce(call, ctx) return fence.nonce(ctx, "rubric", call.prompt, c
 return {
   name = "rubric", doc = "a rating from 1 to 10 in four aspects and overall; fenced, with a score line", task = "rate",
   published = false, sampling = { max_tokens = 1024 },
-  messages = function(call, ctx)
+  schema = {
+    type = "object", additionalProperties = false, required = { "reason", "score" },
+    properties = { reason = { type = "string" }, score = { type = "number" } },
+  },
+  read_schema = function(value)
+    local score = value.score
+    return type(score) == "number" and score >= 1 and score <= 10 and score
+  end,
+  messages = function(call, ctx, structured)
     local mark, reference = nonce(call, ctx), ""
     if call.reference then
       reference = fill.text(REFERENCE, { nonce = mark, reference = fence.neutral(call.reference) }) .. "\n\n"
     end
     return {
       { role = "system", content = SYSTEM },
-      { role = "user", content = fill.text(USER, {
+      { role = "user", content = fill.text(USER .. (structured and ASK_JSON or ASK_LINE), {
         nonce = mark, prompt = fence.neutral(call.prompt), answer = fence.neutral(call.answer), reference = reference,
       }) },
     }
