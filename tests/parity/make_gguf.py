@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 
 WIDTH, LAYERS, HEADS, INNER, CONTEXT, SEED = 64, 2, 4, 128, 4096, 9
-TEMPLATE = ("{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
             "{% if add_generation_prompt %}assistant:{% endif %}")
 
 
