@@ -240,7 +240,8 @@ static int stmt_row(lua_State *L) {
   bool row;
   pl_lua_check(L, pl_stmt_step(pl_lua_ctx(L), s, &row));
   if (!row) {
-    return 0;
+    lua_pushnil(L);
+    return 1;
   }
   push_row(L, s);
   pl_stmt_reset(s);
@@ -252,8 +253,9 @@ static int stmt_value(lua_State *L) {
   pl_stmt *s = bind_all(L, false);
   bool row;
   pl_lua_check(L, pl_stmt_step(pl_lua_ctx(L), s, &row));
-  if (!row || pl_stmt_columns(s) == 0) {
-    return 0;
+  if (!row) {
+    lua_pushnil(L);
+    return 1;
   }
   push_column(L, s, 0);
   pl_stmt_reset(s);

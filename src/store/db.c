@@ -9,6 +9,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +40,11 @@ static const char *system_text(pl_db *db) {
   return err != 0 ? strerror(err) : sqlite3_errmsg(db->raw);
 }
 
+static pl_status no_database(pl_ctx *c, const char *path) {
+  return pl_fail(c, PL_EFORMAT, "%s: is no SQLite database; it was left as it is. Give another "
+                 "name, or move that file away", path);
+}
+
 /* Turns SQLite's result code of the call just made into our status and a text. */
 static pl_status fail(pl_ctx *c, pl_db *db, int rc) {
   const char *path = db->path;
@@ -46,8 +52,7 @@ static pl_status fail(pl_ctx *c, pl_db *db, int rc) {
     case SQLITE_NOMEM:
       return pl_fail(c, PL_ENOMEM, "%s: out of memory in SQLite", path);
     case SQLITE_NOTADB:
-      return pl_fail(c, PL_EFORMAT, "%s: is no SQLite database; it was left as it is. Give "
-                     "another name, or move that file away", path);
+      return no_database(c, path);
     case SQLITE_CORRUPT:
       return pl_fail(c, PL_EFORMAT, "%s: the database is damaged (%s). Copy it and the files "
                      "beside it (-wal, -shm) away; `sqlite3 COPY .recover` saves what is readable",
@@ -104,10 +109,27 @@ static pl_status make_private(pl_ctx *c, const char *path) {
     close(fd);
     return pl_sync_parent(c, path);
   }
-  if (errno == EEXIST) {
-    return PL_OK;
+  if (errno != EEXIST) {
+    return pl_fail(c, PL_EIO, "%s: cannot be made: %s", path, strerror(errno));
   }
-  return pl_fail(c, PL_EIO, "%s: cannot be made: %s", path, strerror(errno));
+  return PL_OK;
+}
+
+/* What can be said of a name before SQLite sees it. A file of one byte it would take for a
+ * new one and write over. */
+static pl_status check_name(pl_ctx *c, const char *path, bool readonly) {
+  struct stat s;
+  if (path[0] == 0) {
+    return pl_fail(c, PL_EINVAL, "a database needs a file name");
+  }
+  if (stat(path, &s) != 0) {
+    return readonly ? pl_fail(c, PL_ENOENT, "%s: %s", path, strerror(errno)) : PL_OK;
+  }
+  if (!S_ISREG(s.st_mode)) {
+    return pl_fail(c, PL_EIO, "%s: is %s, a file was wanted", path,
+                   S_ISDIR(s.st_mode) ? "a directory" : "not a regular file");
+  }
+  return s.st_size == 1 ? no_database(c, path) : PL_OK;
 }
 
 static int set_up(pl_db *db, bool readonly, bool *logged) {
@@ -164,45 +186,32 @@ static pl_status open_file(pl_ctx *c, pl_db *db, const char *name, bool readonly
 }
 
 pl_status pl_db_open(pl_ctx *c, const char *path, const pl_db_options *o, pl_db **out) {
-  pl_status st = PL_ENOMEM;
-  char *name = NULL;
   *out = NULL;
-  if (path[0] == 0) {
-    return pl_fail(c, PL_EINVAL, "a database needs a file name");
-  }
+  PL_TRY(check_name(c, path, o->readonly));
   pl_db *db = pl_alloc_zero(c, sizeof *db);
   if (!db) {
     return PL_ENOMEM;
   }
   db->busy_ms = o->busy_ms;
   db->path = pl_strdup(c, path);
-  name = db->path ? pl_alloc(c, strlen(path) + 3) : NULL;
-  if (!name) {
-    goto failed;
+  size_t size = strlen(path) + 3;
+  char *name = db->path ? pl_alloc(c, size) : NULL;
+  pl_status st = name ? PL_OK : PL_ENOMEM;
+  if (st == PL_OK && !o->readonly) {
+    st = make_private(c, path);
   }
-  /* ":memory:" and "file:..." mean something else to SQLite; here they are names */
-  snprintf(name, strlen(path) + 3, "%s%s", path[0] == '/' ? "" : "./", path);
-  if (pl_is_dir(path)) {
-    st = pl_fail(c, PL_EIO, "%s: is a directory, a file was wanted", path);
-    goto failed;
-  }
-  if (o->readonly && !pl_file_exists(path)) {
-    st = pl_fail(c, PL_ENOENT, "%s: no such file", path);
-    goto failed;
-  }
-  st = o->readonly ? PL_OK : make_private(c, path);
   if (st == PL_OK) {
+    /* ":memory:" and "file:..." mean something else to SQLite; here they are names */
+    snprintf(name, size, "%s%s", path[0] == '/' ? "" : "./", path);
     st = open_file(c, db, name, o->readonly);
   }
-  if (st == PL_OK) {
-    pl_free(c, name);
-    *out = db;
-    return PL_OK;
-  }
-failed:
   pl_free(c, name);
-  pl_db_close(c, db);
-  return st;
+  if (st != PL_OK) {
+    pl_db_close(c, db);
+    return st;
+  }
+  *out = db;
+  return PL_OK;
 }
 
 static void unlink_stmt(pl_stmt *s) {

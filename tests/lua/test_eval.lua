@@ -183,6 +183,147 @@ T.test("a judge of length alone: the rate at equal lengths is told beside the ra
   T.ok(tostring(w):find("at equal lengths", 1, true))
 end)
 
+T.test("a judge's probabilities are the scores; whole verdicts are told beside them", function()
+  local p = { x1 = 0.9, x2 = 0.8, x3 = 0.3, x4 = 0.6 }
+  local w = pl.eval.winrate(answers { "x1", "x2", "x3", "x4", "same" }, {
+    against = answers { "y", "y", "y", "y", "same" }, order = "given", judge = function(r) return p[r.a] end,
+  })
+  T.near(w.scores, { 0.9, 0.8, 0.3, 0.6, 0.5 }, 1e-12)
+  T.near(w.win_rate, 100 * 3.1 / 5, 1e-12)
+  local squares = 0
+  for _, s in ipairs(w.scores) do squares = squares + (s - 0.62) ^ 2 end
+  T.near(w.se, 100 * math.sqrt(squares / 4 / 5), 1e-12)
+  T.near(w.discrete_win_rate, 100 * 3.5 / 5, 1e-12)
+  T.eq({ w.win, w.tie, w.loss, w.invalid, w.asked }, { 3, 1, 1, 0, 5 })
+  T.near(w.p_prefers_first, 3 / 4, 1e-12)
+  T.near(w.rows[3].weight, 0.3, 1e-12)
+  T.ok(tostring(w):find("counted whole: 70.0 %", 1, true), tostring(w))
+  w = pl.eval.winrate(answers { "x1" }, { against = answers { "y" }, judge = function(r) return p[r.a] or 0.2 end })
+  T.near(w.win_rate, 100 * (0.9 + 0.8) / 2, 1e-12)
+  T.eq(w.discrete_win_rate, 100.0)
+end)
+
+T.test("invalid pairs and what is shown first are told", function()
+  local w = pl.eval.winrate(answers { "x", "xx", "bad", "xxx" }, { against = answers { "y", "y", "y", "y" },
+    judge = function(r) return r.a ~= "bad" and "a" or nil end })
+  T.eq({ w.invalid, w.invalid_rate, w.p_prefers_first, w.discrete_win_rate }, { 1, 25.0, 1.0, nil })
+  local texts, other = {}, {}
+  for i = 1, 20 do texts[i], other[i] = "x" .. i, "y" end
+  T.raises(function()
+    pl.eval.winrate(answers(texts), { against = answers(other), judge = function() return "maybe" end })
+  end, "40 of 40 answers of a Lua function are invalid")
+  T.raises(function()
+    pl.eval.winrate(answers { "x" }, { against = answers { "y" }, judge = "oracle:1", template = "pairwise" })
+  end, "takes no judge prompt")
+end)
+
+T.test("AlpacaEval's annotations: the published figures, and preferences in all their forms", function()
+  local rows = {}
+  local function add(n, preference)
+    for _ = 1, n do rows[#rows + 1] = { instruction = "i", output_1 = "r", output_2 = "mm", preference = preference } end
+  end
+  add(602, 2)
+  add(1, 1.5)
+  add(197, 1)
+  local found = pl.eval.from_annotations(rows)
+  T.near({ found.win_rate, found.standard_error }, { 75.3125, 1.5242 }, 5e-5)
+  T.eq({ found.n_wins, found.n_draws, found.n_wins_base, found.n_total, found.invalid }, { 602, 1, 197, 800, 0 })
+  T.eq({ found.discrete_win_rate, found.avg_length }, { 75.3125, 2.0 })
+  local path = T.tmpdir() .. "/annotations.json"
+  local function read(text)
+    local file = assert(io.open(path, "w"))
+    file:write(text)
+    file:close()
+    return pl.eval.from_annotations(path)
+  end
+  found = read '[{"preference":2},{"preference":1.75},{"preference":0},{"preference":0.0},{"preference":null},{"preference":1.0}]'
+  T.eq({ found.n_wins, found.n_draws, found.n_wins_base, found.n_total, found.invalid }, { 2, 2, 1, 5, 1 })
+  T.near({ found.win_rate, found.discrete_win_rate }, { 100 * 2.75 / 5, 60 }, 1e-12)
+  T.eq(read("[]").win_rate, nil)
+  T.eq(read('[{"preference":2}]').standard_error, 0.0)
+  T.raises(function() read '[{"preference":3}]' end, "annotations.json: row 1: preference must be null or from 1 to 2, got 3")
+  T.raises(function() read '{"preference":1}' end, "wanted a list")
+  T.raises(function() read '[1' end, "annotations.json")
+  T.raises(function() pl.eval.from_annotations(path .. "x") end, "annotations.jsonx")
+end)
+
+T.test("a judged win rate as annotations, and back", function()
+  local w = pl.eval.winrate(answers { "x", "x", "x", "x", "x", "same" }, {
+    against = answers { "y", "y", "y", "y", "y", "same" }, judge = "replay:tests/golden/replay/verdicts.jsonl",
+  })
+  local rows = pl.eval.annotations(w, { generator_1 = "base", generator_2 = "mine", annotator = "replay" })
+  T.eq(rows[1], {
+    instruction = "p1", output_1 = "y", generator_1 = "base", dataset = "perilune", output_2 = "x", generator_2 = "mine",
+    annotator = "replay", preference = 2, price_per_example = pl.json.null, time_per_example = pl.json.null,
+  })
+  T.eq(rows[5].preference, pl.json.null)
+  local path = T.tmpdir() .. "/mine.json"
+  assert(base.write_file(path, pl.json.encode(rows)))
+  local found = pl.eval.from_annotations(path)
+  T.eq({ found.name, found.n_wins, found.n_draws, found.n_wins_base, found.invalid }, { "mine", w.win, w.tie, w.loss, w.invalid })
+  T.near({ found.win_rate, found.standard_error }, { w.win_rate, w.se }, 1e-9)
+  T.raises(function() pl.eval.annotations {} end, "what eval.winrate returned")
+end)
+
+-- ---- agreement ----------------------------------------------------------------------------------
+
+local function labels(...)
+  local a, b = {}, {}
+  for _, cell in ipairs { ... } do
+    for _ = 1, cell[3] do a[#a + 1], b[#b + 1] = cell[1], cell[2] end
+  end
+  return a, b
+end
+
+T.test("Cohen's kappa of the textbook's table: 20, 5, 10, 15", function()
+  local a, b = labels({ "yes", "yes", 20 }, { "yes", "no", 5 }, { "no", "yes", 10 }, { "no", "no", 15 })
+  T.near(pl.eval.agreement.kappa(a, b), 0.4, 1e-12)
+  T.near(pl.eval.agreement.raw(a, b), 0.7, 1e-12)
+  a[1], b[2] = false, false
+  local _, n = pl.eval.agreement.kappa(a, b)
+  T.eq(n, 48)
+  T.eq(pl.eval.agreement.kappa({ "a", "b" }, { "a", "b" }), 1.0)
+  T.eq(pl.eval.agreement.kappa({ "a", "b" }, { "b", "a" }), -1.0)
+  T.eq(pl.eval.agreement.kappa({ "a", "a" }, { "a", "a" }), nil, "chance alone agrees")
+  T.eq({ pl.eval.agreement.raw({ false }, { "a" }) }, { nil, 0 })
+  T.raises(function() pl.eval.agreement.raw({ "a" }, {}) end, "lists of 1 and 0")
+end)
+
+T.test("Fleiss' kappa: 14 judges, 10 items, 5 labels give 0.210; two judges by hand", function()
+  local lists = {}
+  for k = 1, 14 do lists[k] = {} end
+  for i, row in ipairs {
+    { 0, 0, 0, 0, 14 }, { 0, 2, 6, 4, 2 }, { 0, 0, 3, 5, 6 }, { 0, 3, 9, 2, 0 }, { 2, 2, 8, 1, 1 }, { 7, 7, 0, 0, 0 },
+    { 3, 2, 6, 3, 0 }, { 2, 5, 3, 2, 2 }, { 6, 5, 2, 1, 0 }, { 0, 2, 2, 3, 7 },
+  } do
+    local k = 0
+    for label, times in ipairs(row) do
+      for _ = 1, times do
+        k = k + 1
+        lists[k][i] = label
+      end
+    end
+  end
+  T.near(pl.eval.agreement.fleiss(lists), 0.210, 5e-4)
+  -- agreement 2/3; labels 3 of 6 each, so chance 1/2: (2/3 - 1/2) / (1/2)
+  T.near(pl.eval.agreement.fleiss { { "a", "b", "a" }, { "a", "b", "b" } }, 1 / 3, 1e-12)
+  local _, n = pl.eval.agreement.fleiss { { "a", "b", false }, { "a", "b", "b" } }
+  T.eq(n, 2)
+end)
+
+T.test("majority and leaning", function()
+  local majority = pl.eval.agreement.majority
+  T.eq(majority { "win", "win", "loss" }, "win")
+  T.eq(majority { "win", "loss", "tie" }, "tie")
+  T.eq(majority { "win", "loss" }, "tie")
+  T.eq(majority { false, "loss", false }, "loss")
+  T.eq(majority { false, false }, false)
+  local verdicts, gaps = { "win", "loss", "win", "tie", false, "win" }, { 40, -50, -60, 99, 99, 10 }
+  T.eq({ pl.eval.agreement.leaning(verdicts, gaps, 30) }, { 2 / 3, 3 })
+  T.eq({ pl.eval.agreement.leaning(verdicts, gaps) }, { 3 / 4, 4 })
+  T.eq({ pl.eval.agreement.leaning({ "tie" }, { 1 }) }, { nil, 0 })
+end)
+
 T.test("misuse is named", function()
   T.raises(function() pl.eval.winrate(answers { "x" }, { against = answers { "y" } }) end, "judge")
   T.raises(function()

@@ -165,6 +165,27 @@ T.test("what a reply quotes from a hostile answer does not vote", function()
   end
 end)
 
+T.test("a service asks for the line, and for JSON only where a schema is wanted", function()
+  local request = { prompt = "p", a = { text = "x" }, b = "y" }
+  local function call_of(spec)
+    local service = require("perilune").ai(spec).provider
+    service.ctx = CTX
+    return service:judgement(templates.get "pairwise", request, {})
+  end
+  local call = call_of "openai:m@http://127.0.0.1:1/v1"
+  T.eq(call.schema, nil)
+  T.eq(call.messages, templates.get("pairwise").messages({ prompt = "p", a = "x", b = "y" }, CTX))
+  T.ok(call.messages[2].content:find("VERDICT-", 1, true))
+  call = call_of "openai:m@http://127.0.0.1:1/v1?schema=true"
+  T.eq(call.schema.required, { "reason", "verdict" })
+  T.ok(call.messages[2].content:find("JSON", 1, true) and not call.messages[2].content:find("VERDICT-", 1, true))
+  local read_pair, read_score = templates.get("pairwise").read_schema, templates.get("rubric").read_schema
+  T.eq({ read_pair { verdict = "A" }, read_pair { verdict = "TIE" }, read_pair { verdict = "a" }, read_pair {} },
+    { "a", "tie", "invalid", "invalid" })
+  T.eq({ read_score { score = 8.5 }, read_score { score = 11 }, read_score { score = "9" }, read_score {} },
+    { 8.5, false, false, false })
+end)
+
 T.test("ratings: 1 to 10, whole words, no defaults", function()
   for text, wanted in pairs {
     ["10"] = 10, ["10/10"] = 10, ["8.5"] = 8.5, ["7"] = 7, [" 3 "] = 3, ["1"] = 1, ["7 / 10"] = 7, ["N/A"] = false, ["0"] = false,

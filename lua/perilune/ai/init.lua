@@ -7,6 +7,7 @@
 ---   pl.ai(function(request) ... end)    any Lua function
 --- A client answers lists of requests, so that a provider may batch or overlap
 --- them. One provider a file in providers/; this file knows none of their ways.
+local base = require("perilune.core").base
 local options = require "perilune.options"
 
 ---@class perilune.ai.Request
@@ -19,11 +20,16 @@ local options = require "perilune.options"
 
 ---@class perilune.ai.Provider
 ---@field key? fun(self): string|nil, string|nil what it is, for the keys of stages; nil and a reason if unknown
---- Replies, one a request: {text, ids?, finish} or {invalid = reason}; "a", "b", "tie" or
---- "invalid"; a number, or false for invalid.
+--- Replies, one a request: {text, ids?, finish} or {invalid = reason}; "a", "b", "tie", "invalid" or
+--- the probability that the first shown is better; a number, or false for invalid.
 ---@field demonstrate? fun(self, requests: perilune.ai.Request[], opts: table): table[]
----@field compare? fun(self, requests: perilune.ai.Request[], opts: table): string[]
+---@field compare? fun(self, requests: perilune.ai.Request[], opts: table): (string|number)[]
 ---@field rate? fun(self, requests: perilune.ai.Request[], opts: table): (number|false)[]
+--- The judge prompt for opts.template, or an error; a provider without this takes no judge prompt.
+---@field template? fun(self, task: string, opts: table): perilune.feedback.Template
+--- It takes all requests of a stage at once, calls opts.on_progress(done, figures?) as they are answered
+--- and opts.on_invalid(text) for a judge's answer that is no verdict, and lets itself be interrupted.
+---@field whole? boolean
 
 local BUILT_IN = { "anthropic", "func", "gemini", "local", "openai", "oracle", "replay" }
 
@@ -120,24 +126,56 @@ end
 
 function Client:__tostring() return "client of " .. self.name end
 
-local function ask(task)
-  return function(self, requests, opts)
-    local answer = self.provider[task]
-    if not answer then error(("%s cannot %s"):format(self.name, task), 0) end
-    local replies = answer(self.provider, requests, opts or {})
-    if #replies ~= #requests then
-      error(("%s: %d answers to %d requests"):format(self.name, #replies, #requests), 0)
-    end
-    return replies
+---Raises where the client cannot judge as a stage will ask it to: a judge prompt that it does not
+---take, or that there is not.
+---@param task "compare"|"rate"
+---@param opts {template: string?}
+function Client:check(task, opts)
+  if self.provider.template then
+    self.provider:template(task, opts)
+  elseif opts.template ~= nil then
+    error(("%s takes no judge prompt: option template = %q is for AI services, which are asked in words"):format(
+      self.name, opts.template), 0)
   end
 end
 
+-- Requests a call to a provider that answers one after the other: few enough to show progress and
+-- to be interrupted, enough to batch.
+local CHUNK = 256
+
+-- Replies to all requests, `size` at a time (default: in one call).
+local function ask(self, task, requests, opts, size)
+  local answer, out = self.provider[task], {}
+  if not answer then error(("%s cannot %s"):format(self.name, task), 0) end
+  size = size or math.max(1, #requests)
+  for first = 1, #requests, size do
+    base.check_interrupt()
+    local some = table.move(requests, first, math.min(first + size - 1, #requests), 1, {})
+    local replies = answer(self.provider, some, opts)
+    if #replies ~= #some then
+      error(("%s: %d answers to %d requests"):format(self.name, #replies, #some), 0)
+    end
+    table.move(replies, 1, #replies, first, out)
+    if opts.on_progress and not self.provider.whole then opts.on_progress(#out) end
+  end
+  return out
+end
+
 ---Answers to prompts: {text, ids?, finish} each, or {invalid = reason}.
-Client.demonstrate = ask "demonstrate"
----Verdicts: "a", "b", "tie" or "invalid".
-Client.compare = ask "compare"
+function Client:demonstrate(requests, opts) return ask(self, "demonstrate", requests, opts or {}) end
+
+local function judged(task)
+  return function(self, requests, opts)
+    opts = opts or {}
+    self:check(task, opts)
+    return ask(self, task, requests, opts, not self.provider.whole and CHUNK or nil)
+  end
+end
+
+---Verdicts: "a", "b", "tie", "invalid" or the probability that the first shown is better.
+Client.compare = judged "compare"
 ---Numbers, false where the answer was no number.
-Client.rate = ask "rate"
+Client.rate = judged "rate"
 
 ---What a stage's calls will be, for `perilune plan`; nothing is sent.
 ---@param task "demonstrate"|"compare"|"rate"

@@ -196,28 +196,39 @@ local function random_secret()
   return (bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
 end
 
--- A new file gets its tables; a file of something else is refused and left as it is.
-local function set_up(db, path)
-  local tables = db:prepare "SELECT count(*) FROM sqlite_schema"
-  if tables:value() == 0 then
-    db:transaction(function()
-      if tables:value() > 0 then return end               -- another process was faster
-      db:exec(SCHEMA)
-      local put = db:prepare "INSERT INTO meta VALUES (?, ?)"
-      put:run("format", tostring(FORMAT))
-      put:run("secret", random_secret())
-    end)
-  end
+-- Raises unless this is a ledger that we know; false: it is empty.
+local function check(db, path)
+  if db:prepare("SELECT count(*) FROM sqlite_schema"):value() == 0 then return false end
+  local other = "is a SQLite database, but no ledger; it was left as it is. Name another file with PL_LEDGER"
   if db:prepare("SELECT count(*) FROM sqlite_schema WHERE name IN ('meta', 'attempts')"):value() < 2 then
-    fail(path, "is a SQLite database, but no ledger; it was left as it is. Name another file with PL_LEDGER")
+    fail(path, other)
   end
-  local text = db:prepare("SELECT value FROM meta WHERE name = 'format'"):value()
-  local format = math.tointeger(tonumber(text))
-  if not format then fail(path, "is a SQLite database, but no ledger; it was left as it is") end
+  local format = math.tointeger(tonumber(db:prepare("SELECT value FROM meta WHERE name = 'format'"):value()))
+  if not format then fail(path, other) end
   if format > FORMAT then
     fail(path, ("a ledger of format %d, made by a newer perilune; this one knows format %d. It was left as it is: "
       .. "update perilune, or name another file with PL_LEDGER"):format(format, FORMAT))
   end
+  return true
+end
+
+local function create(db)
+  db:exec(SCHEMA)
+  local put = db:prepare "INSERT INTO meta VALUES (?, ?)"
+  put:run("format", tostring(FORMAT))
+  put:run("secret", random_secret())
+end
+
+-- Opens with these options and runs f on it; when f raises, the file is closed first.
+local function open_with(path, store_options, f)
+  local db, message = core.store.open(path, store_options)
+  if not db then error(message, 0) end
+  local ok, problem = pcall(f, db)
+  if not ok then
+    db:close()
+    error(problem, 0)
+  end
+  return db
 end
 
 ---Opens a ledger and makes it where there is none.
@@ -229,13 +240,15 @@ function ledger.open(path)
     local ok, message = base.mkdirs(parent)
     if not ok then error(message, 0) end
   end
-  local db, message = core.store.open(path)
-  if not db then error(message, 0) end
-  local ok, problem = pcall(set_up, db, path)
-  if not ok then
-    db:close()
-    error(problem, 0)
+  if base.exists(path) then                               -- to open for writing would change a file that is not ours
+    open_with(path, { readonly = true }, function(db) check(db, path) end):close()
   end
+  local db = open_with(path, {}, function(db)
+    if check(db, path) then return end
+    db:transaction(function()
+      if not check(db, path) then create(db) end          -- another process may have been faster
+    end)
+  end)
   local s = {}
   for name, sql in pairs(SQL) do s[name] = db:prepare(sql) end
   return setmetatable({ path = path, db = db, s = s, owner = process.mine() }, Ledger)
@@ -358,16 +371,17 @@ function Ledger:spent(which)
 end
 
 ---Spending by stage, model, day (UTC) or study, sorted by name.
----@param opts? {by: "stage"|"model"|"day"|"study"}
+---@param opts? {by: "stage"|"model"|"day"|"study", study: string?} study: only what was asked on its behalf
 ---@return table[] rows {<by>, calls, attempts, answered, possibly_paid, prompt_tokens, completion_tokens, usd, usd_possibly, unknown_price, seconds}
 function Ledger:summary(opts)
-  local by = options.resolve("ledger.summary", {
+  local o = options.resolve("ledger.summary", {
     by = { "stage", choices = { "stage", "model", "day", "study" }, doc = "what the rows are" },
-  }, opts).by
+    study = { type = "string", doc = "only this one" },
+  }, opts)
   local rows = {}
-  local s <close> = self.db:prepare(("SELECT %s AS %s, %s FROM attempts GROUP BY 1 ORDER BY 1"):format(GROUPS[by], by,
-    SUMS))
-  for row in s:rows() do rows[#rows + 1] = row end
+  local s <close> = self.db:prepare(("SELECT %s AS %s, %s FROM attempts WHERE study = ?1 OR ?1 IS NULL GROUP BY 1 ORDER BY 1")
+    :format(GROUPS[o.by], o.by, SUMS))
+  for row in s:rows(o.study) do rows[#rows + 1] = row end
   return rows
 end
 

@@ -334,7 +334,7 @@ end
 ---The chat call of a comparison or rating.
 ---@return perilune.ai.Call
 function Service:judgement(template, request, opts)
-  local structured = self.options.schema and template.schema
+  local structured = self.options.schema and template.schema or nil
   local call = self:sampling({ messages = template.messages(plain(request), self:context(), structured ~= nil), sample = 1,
     about = about(template.task, request.prompt) }, template.sampling, opts)
   call.schema = structured

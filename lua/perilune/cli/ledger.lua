@@ -35,7 +35,8 @@ local function summary(words, flags)
     if name ~= "by" then cli.misuse(options.unknown("word", word, { "by=stage", "export", "import" })) end
     by = value
   end
-  local known = table.concat(BY, " "):find(by, 1, true) and by ~= ""
+  local known = false
+  for _, name in ipairs(BY) do known = known or name == by end
   if not known then cli.misuse(options.unknown("choice of by", by, BY)) end
   local path, rows = ledger.path(), {}
   local there = base.exists(path)

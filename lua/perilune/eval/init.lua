@@ -1,4 +1,6 @@
 --- Evaluation: judged win rates and the statistics that say what they are worth.
+local agreement = require "perilune.eval.agreement"
+local annotations = require "perilune.eval.annotations"
 local stats = require "perilune.eval.stats"
 
 return {
@@ -9,4 +11,7 @@ return {
   mean = stats.mean,
   rate = stats.rate,
   length_controlled = stats.length_controlled,
+  annotations = annotations.rows,
+  from_annotations = annotations.read,
+  agreement = agreement,
 }

@@ -19,7 +19,7 @@ function stats.mean(list)
 end
 
 ---The win rate of clustered scores and its standard error, in percent.
----@param clusters number[][] scores 0, 0.5 or 1 of each prompt's valid verdicts
+---@param clusters number[][] scores from 0 to 1 of each prompt's valid verdicts
 ---@return number|nil rate nil if there is no score at all
 ---@return number|nil se sample standard deviation over root n; over clusters where a prompt has several
 function stats.rate(clusters)
@@ -209,7 +209,7 @@ local RIDGE = 1e-3
 ---Length-controlled win rate for any prompt set: logit P(win) = a + b tanh(d/sd), d the
 ---difference in length, fitted by iteratively reweighted least squares; the rate is the
 ---fit at equal lengths. (AlpacaEval's form without the difficulties of its own prompts.)
----@param scores number[] 0, 0.5 or 1: how the first answer fared
+---@param scores number[] from 0 to 1: how the first answer fared
 ---@param lengths number[] length of the first answer minus that of the second
 ---@return {rate: number, slope: number} percent; slope b: above 0 the longer answer wins
 function stats.length_controlled(scores, lengths)

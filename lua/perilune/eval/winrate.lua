@@ -16,6 +16,8 @@ local OPTIONS = {
   judge = { type = "any", doc = "what pl.ai takes, or a client" },
   n = { 1, min = 1, doc = "answers to each prompt" },
   order = judge.ORDER,
+  template = { type = "string", doc = "judge prompt of an AI service, see feedback.templates.names()" },
+  max_invalid = common.MAX_INVALID,
   max_tokens = { 128, min = 1, doc = "longest answer" },
   temperature = { 0.7, type = "number", min = 0, doc = "0: greedy" },
   top_p = { 0.9, type = "number", min = 0, max = 1 },
@@ -29,17 +31,23 @@ local OPTIONS = {
 ---@field loss integer
 ---@field invalid integer
 ---@field asked integer comparisons; the four above add up to it
----@field win_rate number|nil percent: 100 (win + tie/2) / (win + tie + loss); nil if all are invalid
+---@field win_rate number|nil percent: 100 (win + tie/2) / (win + tie + loss), or of a judge that gives probabilities
+--- 100 times their mean; nil if all are invalid
+---@field discrete_win_rate number|nil from win, tie and loss, where win_rate is from probabilities
 ---@field se number|nil standard error in points, over prompts
 ---@field ci_low number|nil
 ---@field ci_high number|nil
 ---@field order_disagreement number|nil percent of pairs whose two orders disagreed
+---@field p_prefers_first number|nil share, 0 to 1, of decided calls that preferred the answer shown first; 0.5 is
+--- without bias when both orders are asked
+---@field invalid_rate number percent of the pairs asked
 ---@field lc_win_rate number|nil percent at equal lengths (stats.length_controlled); nil for few verdicts
 ---@field lc_slope number|nil above 0: the longer answer wins
 ---@field length number mean characters of the answers
 ---@field length_against number
----@field scores (number|false)[] per prompt: mean of 1, 0.5, 0; false if all its verdicts are invalid
----@field rows table[] {prompt, a, b, verdict}, made when first read
+---@field scores (number|false)[] per prompt: mean of 1, 0.5, 0 or of probabilities; false if all are invalid
+---@field rows table[] {prompt, a, b, verdict, weight?}, made when first read; weight: the judge's probability that a is
+--- better, where it gave one
 local WinRate = { __name = "perilune.WinRate" }
 
 local pairs_of = setmetatable({}, { __mode = "k" })
@@ -50,7 +58,8 @@ function WinRate.__index(w, key)
   for i, pair in ipairs(source.pairs()) do
     rows[i] = {
       prompt = pair.prompt, a = common.text(pair.a), b = common.text(pair.b),
-      verdict = judge.verdict(source.codes, i),
+      verdict = judge.verdict(source.judgement.codes, i),
+      weight = source.judgement.weights and judge.score(source.judgement, i),
     }
   end
   rawset(w, "rows", rows)
@@ -64,9 +73,11 @@ function WinRate.__tostring(w)
   return table.concat({
     ("win rate %s %%  (95 %%: %s to %s, standard error %s)"):format(show(w.win_rate), show(w.ci_low), show(w.ci_high),
       show(w.se)),
-    ("  win %d  tie %d  loss %d  invalid %d  of %d asked"):format(w.win, w.tie, w.loss, w.invalid, w.asked),
-    ("  mean length %s against %s characters%s"):format(show(w.length), show(w.length_against),
-      w.order_disagreement and (", orders disagree in %s %%"):format(show(w.order_disagreement)) or ""),
+    ("  win %d  tie %d  loss %d  invalid %d  of %d asked%s"):format(w.win, w.tie, w.loss, w.invalid, w.asked,
+      w.discrete_win_rate and (" (counted whole: %s %%)"):format(show(w.discrete_win_rate)) or ""),
+    ("  mean length %s against %s characters%s%s"):format(show(w.length), show(w.length_against),
+      w.order_disagreement and (", orders disagree in %s %%"):format(show(w.order_disagreement)) or "",
+      w.p_prefers_first and (", the first shown preferred in %s %%"):format(show(100 * w.p_prefers_first)) or ""),
   }, "\n") .. controlled
 end
 
@@ -110,8 +121,6 @@ local function build(a, b)
   return list, groups
 end
 
-local VALUE = { w = 1, t = 0.5, l = 0 }
-
 -- Fewer verdicts than this say nothing about length.
 local ENOUGH = 20
 
@@ -119,7 +128,7 @@ local ENOUGH = 20
 local function control_length(w, judgement)
   local scores, gaps = {}, {}
   for i, gap in ipairs(judgement.gaps) do
-    local value = VALUE[judgement.codes:sub(i, i)]
+    local value = judge.score(judgement, i)
     if value then scores[#scores + 1], gaps[#gaps + 1] = value, gap end
   end
   if #scores < ENOUGH then return end
@@ -132,7 +141,7 @@ local function summary(judgement, groups)
   for i, n in ipairs(groups) do
     clusters[i] = {}
     for k = at + 1, at + n do
-      local value = VALUE[judgement.codes:sub(k, k)]
+      local value = judge.score(judgement, k)
       if value then table.insert(clusters[i], value) end
     end
     at = at + n
@@ -143,7 +152,10 @@ local function summary(judgement, groups)
     win = c.win, tie = c.tie, loss = c.loss, invalid = c.invalid, asked = c.asked, scores = scores,
     length = judgement.length_a, length_against = judgement.length_b,
     order_disagreement = judgement.both > 0 and 100 * judgement.disagreements / judgement.both or nil,
+    p_prefers_first = judge.prefers_first(judgement), invalid_rate = 100 * c.invalid / c.asked,
   }
+  local valid = c.win + c.tie + c.loss
+  if judgement.weights and valid > 0 then w.discrete_win_rate = 100 * (c.win + c.tie / 2) / valid end
   w.win_rate, w.se = stats.rate(clusters)
   if w.win_rate then w.ci_low, w.ci_high = stats.normal_interval(w.win_rate, w.se) end
   control_length(w, judgement)
@@ -160,15 +172,17 @@ return function(what, opts)
     if o[name] == nil then error(("eval.winrate: option %s is needed"):format(name), 2) end
   end
   local client = ai.client(o.judge)
+  client:check("compare", o)         -- before anything is sampled
   local a, b = answers(what, "the model", o), answers(o.against, "against", o)
   local judgement = judge.stage {
     name = "judge", client = client, inputs = { a, b }, order = o.order, seed = o.seed, cache = o.cache, options = {},
+    template = o.template, max_invalid = o.max_invalid,
     pairs = function() return (build(a, b)) end,
     -- kept with the verdicts, so that a later run needs no answers to count them
     groups = function() return select(2, build(a, b)) end,
   }
   if standin.is(judgement) then return judgement end
   local w = summary(judgement, judgement.groups)
-  pairs_of[w] = { codes = judgement.codes, pairs = function() return (build(a, b)) end }
+  pairs_of[w] = { judgement = judgement, pairs = function() return (build(a, b)) end }
   return setmetatable(w, WinRate)
 end

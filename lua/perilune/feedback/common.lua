@@ -59,6 +59,43 @@ end
 ---@return string
 function common.text(a) return type(a) == "table" and a.text or a end
 
+-- Fewer answers than this say nothing about a judge.
+local ENOUGH = 20
+-- While answers come in, a share counts as too large three standard errors above the limit.
+local EARLY = 1.5
+-- Bytes of an answer in an error.
+local SHOWN = 200
+
+---The option max_invalid of all that ask judges.
+common.MAX_INVALID = { 0.5, min = 0, max = 1,
+  doc = "stop when more than this share of the judge's answers is not understood (of 20 or more)" }
+
+---Stops a stage whose judge is not understood, best before everything is paid.
+---@param where string
+---@param client perilune.ai.Client
+---@param most number largest share of invalid answers
+---@return {on_invalid: fun(text: string), early: fun(seen: integer), finish: fun(seen: integer, invalid: integer)}
+function common.guard(where, client, most)
+  local heard, first = 0, nil
+  local function check(seen, invalid, margin)
+    if seen < ENOUGH or invalid <= most * seen + margin * math.sqrt(seen) then return end
+    local shown = ""
+    if first then
+      shown = ('; the first was: "%s"'):format(common.clean(#first > SHOWN and first:sub(1, SHOWN) .. "..." or first))
+    end
+    error(("%s: %d of %d answers of %s are invalid: the judge's answers are not understood%s (option max_invalid = %g)")
+      :format(where, invalid, seen, client.name, shown, most), 0)
+  end
+  return {
+    on_invalid = function(text)
+      heard = heard + 1
+      first = first or tostring(text)
+    end,
+    early = function(seen) check(seen, heard, EARLY) end,
+    finish = function(seen, invalid) check(seen, invalid, 0) end,
+  }
+end
+
 -- Bytes to tokens, roughly, for estimates.
 local BYTES_A_TOKEN = 4
 
@@ -74,11 +111,12 @@ end
 ---@param name string
 ---@param prompts string[]
 ---@param n integer
+---@param max_tokens? integer longest answer
 ---@return table
-function common.standin(name, prompts, n)
+function common.standin(name, prompts, n, max_tokens)
   local rows = {}
   for i, prompt in ipairs(prompts) do
-    rows[i] = { prompt = prompt, completions = standin.list("completions", n) }
+    rows[i] = { prompt = prompt, completions = standin.list("completions", n, { max_tokens = max_tokens }) }
   end
   return standin.dataset(name, rows)
 end

@@ -15,6 +15,7 @@ local feedback = {}
 
 local function data() return require "perilune.data" end
 
+local TEMPLATE = { type = "string", doc = "judge prompt of an AI service, see feedback.templates.names()" }
 local CACHE = { type = "boolean", doc = "remember also outside a recipe" }
 
 local DEMONSTRATE = {
@@ -26,10 +27,11 @@ local DEMONSTRATE = {
   cache = CACHE,
 }
 
--- A progress line for model:generate and for providers that tell how far they are.
+-- A progress line for providers that tell how far they are, and for model:generate, which tells its tokens.
 local function watch(label, total)
   local bar = progress.start { label = label, total = total, unit = "answer" }
-  return bar, function(now)
+  return bar, function(now, figures)
+    if type(now) ~= "table" then return bar:update(now, figures) end
     bar:update(now.done, { ["tokens/s"] = now.tokens / math.max(1e-9, base.now() - bar.began) })
   end
 end
@@ -56,27 +58,35 @@ function feedback.demonstrate(teacher, prompts, opts)
   local o = options.resolve("feedback.demonstrate", DEMONSTRATE, opts)
   local client = ai.client(teacher)
   local list = common.prompts("feedback.demonstrate", prompts)
+  local function requests_of()
+    local requests = {}
+    for _, prompt in ipairs(list) do
+      for index = 1, o.n do requests[#requests + 1] = { task = "demonstrate", prompt = prompt, index = index } end
+    end
+    return requests
+  end
   return stage.remember {
     name = "demonstrate", kind = "dataset", cache = o.cache, inputs = { client, list }, options = without(o, "cache"),
     estimate = function()
-      return { calls = #list * o.n, tokens = #list * o.n * (common.prompt_tokens(list) + o.max_tokens) }
+      local plan = client:plan("demonstrate", requests_of(), o)
+      plan.tokens = plan.tokens or #list * o.n * (common.prompt_tokens(list) + o.max_tokens)
+      return plan
     end,
     standin = function()
       local rows = {}
       for _, prompt in ipairs(list) do
         for _ = 1, o.n do
-          rows[#rows + 1] = { prompt = prompt, finish = "stop", completions = standin.list("completion", 1) }
+          local completions = standin.list("completion", 1, { max_tokens = o.max_tokens })
+          rows[#rows + 1] = { prompt = prompt, finish = "stop", completions = completions }
         end
       end
       return standin.dataset("demonstrations", rows)
     end,
     compute = function(ctx)
-      local requests = {}
-      for _, prompt in ipairs(list) do
-        for index = 1, o.n do requests[#requests + 1] = { task = "demonstrate", prompt = prompt, index = index } end
-      end
+      local requests = requests_of()
       local bar, on_progress = watch("demonstrate", #requests)
-      local replies = client:demonstrate(requests, with(without(o, "cache"), { on_progress = on_progress }))
+      local replies = client:demonstrate(requests,
+        with(without(o, "cache"), { on_progress = on_progress, stage = "demonstrate" }))
       bar:done()
       ctx.calls = #requests
       local rows, counts = {}, { asked = #requests, kept = 0, invalid = 0, empty = 0 }
@@ -125,7 +135,7 @@ function feedback.sample(model, prompts, opts)
     estimate = function()
       return { tokens = #list * o.n * o.max_tokens, note = "sampled here" }
     end,
-    standin = function() return common.standin("samples", list, o.n) end,
+    standin = function() return common.standin("samples", list, o.n, o.max_tokens) end,
     compute = function()
       local bar, on_progress = watch("sample", #list * o.n)
       local answers = model:generate(list, with(without(o, "cache"), { on_progress = on_progress }))
@@ -207,29 +217,16 @@ end
 
 local COMPARE = {
   order = judge.ORDER,
-  pairs = { "neighbours", choices = { "neighbours", "all", "first" },
-    doc = "1-2, 3-4, ...; every two; or the first with each other" },
+  pairs = judge.PAIRS,
   seed = { 0, doc = "of the order coin and of an oracle's noise" },
+  template = TEMPLATE,
+  max_invalid = common.MAX_INVALID,
   cache = CACHE,
-}
-
-local PAIRINGS = {
-  neighbours = function(n, add)
-    for i = 1, n - 1, 2 do add(i, i + 1) end
-  end,
-  all = function(n, add)
-    for i = 1, n do
-      for j = i + 1, n do add(i, j) end
-    end
-  end,
-  first = function(n, add)
-    for j = 2, n do add(1, j) end
-  end,
 }
 
 ---Lets a critic compare the answers to each prompt; what it preferred is training data.
 ---Ties and invalid verdicts are left out of the rows and counted; two equal texts are
----a tie without a call.
+---a tie without a call. A judge's probability counts as preference above 0.5 or below.
 ---@param critic any what pl.ai takes, or a client
 ---@param candidates any rows {prompt, completions = {...}} with two or more answers each
 ---@param opts? table see COMPARE
@@ -237,21 +234,10 @@ local PAIRINGS = {
 function feedback.compare(critic, candidates, opts)
   local o = options.resolve("feedback.compare", COMPARE, opts)
   local client = ai.client(critic)
-  local function pairs_of()
-    local list = {}
-    for i = 1, #candidates do
-      local row = candidates[i]
-      local answers = common.answers(row)
-      if #answers < 2 then error(("feedback.compare: row %d has fewer than two completions"):format(i), 0) end
-      PAIRINGS[o.pairs](#answers, function(a, b)
-        list[#list + 1] = { prompt = row.prompt, a = answers[a], b = answers[b] }
-      end)
-    end
-    return list
-  end
+  local function pairs_of() return judge.pairs_of("feedback.compare", candidates, o.pairs) end
   local verdicts = judge.stage {
     name = "compare", client = client, inputs = { candidates }, pairs = pairs_of, order = o.order, seed = o.seed,
-    cache = o.cache, options = { pairs = o.pairs },
+    template = o.template, max_invalid = o.max_invalid, cache = o.cache, options = { pairs = o.pairs },
   }
   if standin.is(verdicts) then
     local rows = {}
@@ -282,42 +268,110 @@ function feedback.compare(critic, candidates, opts)
   }
 end
 
-local RATE = { seed = { 0, doc = "of an oracle's noise" }, cache = CACHE }
+local RATE = {
+  seed = { 0, doc = "of an oracle's noise" },
+  template = TEMPLATE,
+  max_invalid = common.MAX_INVALID,
+  cache = CACHE,
+}
+
+-- More different ratings than this are no scale but a measurement.
+local MOST_GRADES = 20
+
+-- How often each rating was given, from the lowest; nil where there are too many different ones.
+local function distribution(ratings)
+  local times, grades = {}, {}
+  for _, rating in ipairs(ratings) do
+    if not times[rating] then grades[#grades + 1] = rating end
+    times[rating] = (times[rating] or 0) + 1
+  end
+  if #grades > MOST_GRADES then return nil end
+  table.sort(grades)
+  for i, rating in ipairs(grades) do grades[i] = { rating = rating, n = times[rating] } end
+  return grades
+end
+
+-- A field that most rows lack; of a stand-in nothing is known.
+local function optional(row, name)
+  if standin.is(row) then return nil end
+  return row[name]
+end
 
 ---A critic's rating of each answer.
 ---@param critic any what pl.ai takes, or a client
----@param rows any rows {prompt, completion}
+---@param rows any rows {prompt, completion, reference?, turns?}
 ---@param opts? table see RATE
----@return perilune.Dataset the rows with .rating (invalid ones left out); .counts {asked, rated, invalid}
+---@return perilune.Dataset the rows in their order with .rating (invalid ones left out); .counts {asked, rated,
+--- invalid, mean, distribution = {{rating, n}, ...} from the lowest, where there are at most 20 different ones}
 function feedback.rate(critic, rows, opts)
   local o = options.resolve("feedback.rate", RATE, opts)
   local client = ai.client(critic)
+  client:check("rate", o)
+  local function requests_of()
+    local requests = {}
+    for i = 1, #rows do
+      local row = rows[i]
+      requests[i] = {
+        task = "rate", prompt = row.prompt, answer = common.answers(row)[1],
+        reference = optional(row, "reference"), turns = optional(row, "turns"),
+      }
+    end
+    return requests
+  end
   return stage.remember {
-    name = "rate", kind = "dataset", cache = o.cache, inputs = { client, rows }, options = { seed = o.seed },
-    estimate = function() return { calls = #rows } end,
+    name = "rate", kind = "dataset", cache = o.cache, inputs = { client, rows },
+    options = { seed = o.seed, template = o.template },
+    estimate = function() return client:plan("rate", requests_of(), { seed = o.seed, template = o.template }) end,
     standin = function() return standin.dataset("ratings", standin.is(rows) and rows:rows() or rows) end,
     compute = function(ctx)
-      local requests = {}
-      for i = 1, #rows do
-        requests[i] = { task = "rate", prompt = rows[i].prompt, answer = common.answers(rows[i])[1] }
-      end
-      local ratings = client:rate(requests, { seed = o.seed })
+      local requests = requests_of()
+      local bar, on_progress = watch("rate", #requests)
+      local guard = common.guard("feedback.rate", client, o.max_invalid)
+      local replies = client:rate(requests, {
+        seed = o.seed, template = o.template, stage = "rate", on_invalid = guard.on_invalid,
+        on_progress = function(done, figures)
+          on_progress(done, figures)
+          guard.early(done)
+        end,
+      })
+      bar:done()
       ctx.calls = #requests
-      local out, counts = {}, { asked = #requests, rated = 0, invalid = 0 }
+      local out, ratings = {}, {}
       for i = 1, #rows do
-        if type(ratings[i]) == "number" then
-          counts.rated = counts.rated + 1
-          out[#out + 1] = without(rows[i])
-          out[#out].rating = ratings[i]
-        else
-          counts.invalid = counts.invalid + 1
+        if type(replies[i]) == "number" then
+          out[#out + 1], ratings[#ratings + 1] = without(rows[i]), replies[i]
+          out[#out].rating = replies[i]
         end
       end
+      guard.finish(#requests, #requests - #ratings)
+      local sum = 0
+      for _, rating in ipairs(ratings) do sum = sum + rating end
       local set = data().from(out)
-      rawset(set, "counts", counts)
+      rawset(set, "counts", {
+        asked = #requests, rated = #ratings, invalid = #requests - #ratings,
+        mean = #ratings > 0 and sum / #ratings or nil, distribution = distribution(ratings),
+      })
       return set
     end,
   }
 end
+
+---A check of a judge before it is paid for much: adversarial answers, clear pairs, both orders.
+---@param critic any what pl.ai takes, or a client
+---@param opts? {template: string?, prompts: table[]?, seed: integer?, cache: boolean?}
+---@return perilune.Probe
+function feedback.probe(critic, opts) return require "perilune.feedback.probe"(critic, opts) end
+
+---Several judges on the same pairs: majority, agreement, and what each leans to.
+---@param critics any[] two or more of what pl.ai takes, or clients
+---@param candidates any rows {prompt, completions} or {prompt, a, b}
+---@param opts? table as for compare
+---@return perilune.Panel
+function feedback.panel(critics, candidates, opts)
+  return require "perilune.feedback.panel"(critics, candidates, opts)
+end
+
+---The judge prompts: feedback.templates.names(), feedback.templates.get(name).
+feedback.templates = require "perilune.feedback.templates"
 
 return feedback

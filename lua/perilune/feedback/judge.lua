@@ -14,38 +14,65 @@ local judge = {}
 judge.ORDER = { "both", choices = { "both", "coin", "given" },
   doc = "ask in both orders, in one drawn by a coin of the prompt (as AlpacaEval), or as given" }
 
+judge.PAIRS = { "neighbours", choices = { "neighbours", "all", "first" },
+  doc = "1-2, 3-4, ...; every two; or the first with each other" }
+
+local PAIRINGS = {
+  neighbours = function(n, add)
+    for i = 1, n - 1, 2 do add(i, i + 1) end
+  end,
+  all = function(n, add)
+    for i = 1, n do
+      for j = i + 1, n do add(i, j) end
+    end
+  end,
+  first = function(n, add)
+    for j = 2, n do add(1, j) end
+  end,
+}
+
+---The pairs of candidates: rows with two or more answers each.
+---@param where string the function's name, for errors
+---@param candidates any
+---@param pairing "neighbours"|"all"|"first"
+---@return perilune.feedback.Pair[]
+function judge.pairs_of(where, candidates, pairing)
+  local list = {}
+  for i = 1, #candidates do
+    local row = candidates[i]
+    local answers = common.answers(row)
+    if #answers < 2 then error(("%s: row %d has fewer than two completions"):format(where, i), 0) end
+    PAIRINGS[pairing](#answers, function(a, b)
+      list[#list + 1] = { prompt = row.prompt, a = answers[a], b = answers[b] }
+    end)
+  end
+  return list
+end
+
 ---@class perilune.feedback.Pair
 ---@field prompt string
 ---@field a any first answer
 ---@field b any second answer
 
--- Requests a call to the client: small enough to show progress, large enough to batch.
-local CHUNK = 256
-
 local NAMES = { w = "win", t = "tie", l = "loss", x = "invalid" }
-local CODE = { a = "w", b = "l", tie = "t" }
-local SWAPPED = { w = "l", l = "w", t = "t" }
 
-local function ask(client, requests, seed, label)
-  local out = {}
-  local bar = progress.start { label = label, total = #requests, unit = "call" }
-  for first = 1, #requests, CHUNK do
-    base.check_interrupt()
-    local last = math.min(first + CHUNK - 1, #requests)
-    local verdicts = client:compare(table.move(requests, first, last, 1, {}), { seed = seed })
-    table.move(verdicts, 1, #verdicts, first, out)
-    bar:update(last)
-  end
-  bar:done()
-  return out
+-- A client's reply as the probability that the first shown is better; nil: invalid.
+local REPLY = { a = 1, tie = 0.5, b = 0 }
+local function value_of(reply)
+  if type(reply) == "number" then return reply >= 0 and reply <= 1 and reply or nil end
+  return REPLY[reply]
 end
 
----Verdicts on pairs, without a stage.
----@param client perilune.ai.Client
----@param pairs perilune.feedback.Pair[]
----@param o {order: string, seed: integer, label: string?}
----@return table judgement {codes: one letter a pair (w t l x), counts, calls, disagreements, both}
-function judge.pairs(client, pairs, o)
+local function letter_of(value)
+  if not value then return "x" end
+  return value > 0.5 and "w" or value < 0.5 and "l" or "t"
+end
+
+local function known(answer) return not standin.is(common.text(answer)) end
+
+-- The calls that pairs need, and which of them are a pair's: in the order given, in the other. Two
+-- equal texts need none. Answers that do not exist yet, in a plan, count as different.
+local function calls_of(pairs, o)
   local requests, first, second = {}, {}, {}
   local function request(pair, swapped)
     requests[#requests + 1] = {
@@ -54,7 +81,7 @@ function judge.pairs(client, pairs, o)
     return { at = #requests, swapped = swapped }
   end
   for i, pair in ipairs(pairs) do
-    if common.text(pair.a) ~= common.text(pair.b) then
+    if not (known(pair.a) and known(pair.b)) or common.text(pair.a) ~= common.text(pair.b) then
       if o.order == "both" then
         first[i], second[i] = request(pair, false), request(pair, true)
       else
@@ -62,34 +89,105 @@ function judge.pairs(client, pairs, o)
       end
     end
   end
-  local replies = ask(client, requests, o.seed, o.label or "compare")
-  local function code(asked)
-    local c = CODE[replies[asked.at]] or "x"
-    return asked.swapped and SWAPPED[c] or c
+  return requests, first, second
+end
+
+local function ask(client, requests, o)
+  local label = o.label or "compare"
+  local bar = progress.start { label = label, total = #requests, unit = "call" }
+  local guard = common.guard(label, client, o.max_invalid or common.MAX_INVALID[1])
+  local replies = client:compare(requests, {
+    seed = o.seed, template = o.template, stage = label, on_invalid = guard.on_invalid,
+    on_progress = function(done, figures)
+      bar:update(done, figures)
+      guard.early(done)
+    end,
+  })
+  bar:done()
+  return replies, guard
+end
+
+-- What was said of the calls themselves, whichever way the pairs stood.
+local function tally(replies)
+  local out = { weighted = false, invalid_calls = 0, prefers_first = 0, decided = 0 }
+  for _, reply in ipairs(replies) do
+    local value = value_of(reply)
+    if type(reply) == "number" then out.weighted = true end
+    if not value then
+      out.invalid_calls = out.invalid_calls + 1
+    elseif value ~= 0.5 then
+      out.decided = out.decided + 1
+      if value > 0.5 then out.prefers_first = out.prefers_first + 1 end
+    end
   end
-  local codes = {}
+  return out
+end
+
+---Verdicts on pairs, without a stage. A client may answer a probability p that the first shown is
+---better: then `weights` holds that of each pair's first answer (false where invalid; both orders: the
+---mean of p and 1 - p), and the letters are read from them.
+---@param client perilune.ai.Client
+---@param pairs perilune.feedback.Pair[]
+---@param o {order: string, seed: integer, label: string?, template: string?, max_invalid: number?}
+---@return table judgement {codes: one letter a pair (w t l x), weights?, counts {win, tie, loss, invalid, asked},
+--- calls, disagreements of `both` pairs, invalid_calls, prefers_first of `decided` calls}
+function judge.pairs(client, pairs, o)
+  local requests, first, second = calls_of(pairs, o)
+  local replies, guard = ask(client, requests, o)
+  local said = tally(replies)
+  guard.finish(#requests, said.invalid_calls)
+  local function value(asked)
+    local v = value_of(replies[asked.at])
+    return v and asked.swapped and 1 - v or v
+  end
+  local codes, weights = {}, {}
   local disagreements, both = 0, 0
   for i in ipairs(pairs) do
-    if not first[i] then
-      codes[i] = "t"                       -- equal texts
-    elseif not second[i] then
-      codes[i] = code(first[i])
-    else
-      local one, two = code(first[i]), code(second[i])
-      if one == "x" or two == "x" then
-        codes[i] = "x"
-      else
-        both = both + 1
-        if one ~= two then disagreements = disagreements + 1 end
-        codes[i] = one == two and one or "t"
+    local one = not first[i] and 0.5 or value(first[i])        -- equal texts are a tie
+    local two = one
+    if second[i] then two = value(second[i]) end
+    local mean = one and two and (one + two) / 2
+    if mean and second[i] then
+      both = both + 1
+      if letter_of(one) ~= letter_of(two) then
+        disagreements = disagreements + 1
+        if not said.weighted then mean = 0.5 end
       end
     end
+    codes[i], weights[i] = letter_of(mean), mean or false
   end
   local text = table.concat(codes)
   local counts = { asked = #pairs, win = 0, tie = 0, loss = 0, invalid = 0 }
   for letter in text:gmatch "." do counts[NAMES[letter]] = counts[NAMES[letter]] + 1 end
   assert(counts.win + counts.tie + counts.loss + counts.invalid == counts.asked)
-  return { codes = text, counts = counts, calls = #requests, disagreements = disagreements, both = both }
+  return {
+    codes = text, weights = said.weighted and weights or nil, counts = counts, calls = #requests,
+    disagreements = disagreements, both = both,
+    invalid_calls = said.invalid_calls, prefers_first = said.prefers_first, decided = said.decided,
+  }
+end
+
+local OF_NAME = { win = 1, tie = 0.5, loss = 0 }
+
+---The value of a verdict's name: 1, 0.5 or 0; nil for invalid.
+---@param name "win"|"tie"|"loss"|"invalid"
+---@return number|nil
+function judge.value(name) return OF_NAME[name] end
+
+---How well the first answer of a pair did: 1, 0.5 or 0, or the judge's probability; nil if invalid.
+---@param judgement table of judge.pairs
+---@param i integer
+---@return number|nil
+function judge.score(judgement, i)
+  if judgement.weights then return judgement.weights[i] or nil end
+  return judge.value(judge.verdict(judgement.codes, i))
+end
+
+---The share of decided calls that preferred the answer shown first; nil where none was decided.
+---@param judgement table of judge.pairs
+---@return number|nil
+function judge.prefers_first(judgement)
+  return judgement.decided > 0 and judgement.prefers_first / judgement.decided or nil
 end
 
 ---The name of a verdict's letter.
@@ -98,30 +196,32 @@ end
 ---@return "win"|"tie"|"loss"|"invalid"
 function judge.verdict(codes, i) return NAMES[codes:sub(i, i)] end
 
-local function characters(answer)
+---@param answer any text, or {text = ...}
+---@return integer
+function judge.characters(answer)
   local text = common.text(answer)
   return utf8.len(text) or #text
 end
 
 local function mean_length(pairs, side)
   local sum = 0
-  for _, pair in ipairs(pairs) do sum = sum + characters(pair[side]) end
+  for _, pair in ipairs(pairs) do sum = sum + judge.characters(pair[side]) end
   return #pairs > 0 and sum / #pairs or 0
 end
 
 -- How much longer the first answer of each pair is.
 local function length_gaps(pairs)
   local out = {}
-  for i, pair in ipairs(pairs) do out[i] = characters(pair.a) - characters(pair.b) end
+  for i, pair in ipairs(pairs) do out[i] = judge.characters(pair.a) - judge.characters(pair.b) end
   return out
 end
 
-local function trail(pairs, codes, name)
+local function trail(pairs, judgement, name)
   local lines = {}
   for i, pair in ipairs(pairs) do
     lines[i] = base.json_encode {
       stage = name, prompt = pair.prompt, a = common.text(pair.a), b = common.text(pair.b),
-      verdict = judge.verdict(codes, i),
+      verdict = judge.verdict(judgement.codes, i), weight = judgement.weights and judge.score(judgement, i),
     }
   end
   lines[#lines + 1] = ""
@@ -130,6 +230,9 @@ end
 
 -- Pairs kept with the judgement, for a report.
 local EXAMPLES = 12
+
+-- Tokens of an answer, roughly, where a client does not tell what its calls will be.
+local ANSWER_TOKENS = 32
 
 ---The remembered form. `spec.pairs()` is called only when there is something to compute.
 ---@class perilune.feedback.JudgeSpec
@@ -140,31 +243,40 @@ local EXAMPLES = 12
 ---@field groups? fun(): integer[] how many pairs each prompt has, where that is wanted later
 ---@field order "both"|"coin"|"given"
 ---@field seed integer
+---@field template? string the judge prompt
+---@field max_invalid? number
+---@field label? string shown instead of the name
 ---@field options table what else the pairs depend on
 ---@field cache? boolean
 
 ---@param spec perilune.feedback.JudgeSpec
 ---@return table judgement as judge.pairs, with length_a, length_b (mean characters) and examples; a stand-in in a plan
 function judge.stage(spec)
+  local o = {
+    order = spec.order, seed = spec.seed, template = spec.template, max_invalid = spec.max_invalid, label = spec.name,
+  }
+  spec.client:check("compare", o)
   return stage.remember {
-    name = spec.name, kind = "table", cache = spec.cache, inputs = { spec.client, spec.inputs },
-    options = { order = spec.order, seed = spec.seed, more = spec.options },
+    name = spec.name, kind = "table", cache = spec.cache, inputs = { spec.client, spec.inputs }, label = spec.label,
+    options = { order = spec.order, seed = spec.seed, template = spec.template, more = spec.options },
     estimate = function()
-      local n, tokens = 0, 0
-      for _, pair in ipairs(spec.pairs()) do
-        n = n + 1
-        tokens = tokens + common.prompt_tokens { pair.prompt } + 2 * (spec.answer_tokens or 32)
+      local requests = calls_of(spec.pairs(), o)
+      local plan = spec.client:plan("compare", requests, { seed = o.seed, template = o.template })
+      if not plan.tokens then
+        plan.tokens = 0
+        for _, request in ipairs(requests) do
+          plan.tokens = plan.tokens + common.prompt_tokens { request.prompt } + 2 * ANSWER_TOKENS
+        end
       end
-      local orders = spec.order == "both" and 2 or 1
-      return { calls = n * orders, tokens = tokens * orders }
+      return plan
     end,
     standin = function() return standin.unknown(spec.name) end,
     compute = function(ctx)
       local pairs = spec.pairs()
       if #pairs == 0 then error(spec.name .. ": there is nothing to compare", 0) end
-      local out = judge.pairs(spec.client, pairs, { order = spec.order, seed = spec.seed, label = spec.name })
+      local out = judge.pairs(spec.client, pairs, o)
       ctx.calls = out.calls
-      ctx.trail["judgements.jsonl"] = trail(pairs, out.codes, spec.name)
+      ctx.trail["judgements.jsonl"] = trail(pairs, out, spec.name)
       if spec.groups then out.groups, out.gaps = spec.groups(), length_gaps(pairs) end
       out.length_a, out.length_b = mean_length(pairs, "a"), mean_length(pairs, "b")
       out.examples = {}

@@ -204,6 +204,10 @@ function Recipe:run(given)
   end
   run:close()
   if not ok then raise(problem) end
+  if run.bill then
+    progress.say(("  services: %d answers, %.4f dollars (%.4f possibly paid); perilune ledger shows more"):format(
+      run.bill.answered, run.bill.paid, run.bill.possibly))
+  end
   progress.say(("  report: %s/report.html"):format(run.dir))
   return result, run
 end

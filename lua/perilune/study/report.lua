@@ -252,6 +252,26 @@ local function ledger(run)
     html.table(titles, rows, { [2] = true, [5] = true, [6] = true })))
 end
 
+-- What teachers and critics over HTTP were paid.
+local function bill(run)
+  local b = run.bill
+  if not b then return "" end
+  local rows = {}
+  for i, s in ipairs(b.stages) do
+    rows[i] = {
+      text(s.stage), tostring(s.calls), tostring(s.attempts), tostring(s.possibly_paid), tostring(s.prompt_tokens),
+      tostring(s.completion_tokens), s.unknown_price > 0 and "unknown" or number(s.usd, 4), number(s.usd_possibly, 4),
+    }
+  end
+  local line = ("%d answers of services over all runs of this study: %s dollars paid, %s possibly paid for %d requests "
+    .. "whose reply never came%s."):format(b.answered, number(b.paid, 4), number(b.possibly, 4), b.possibly_n,
+    b.unknown > 0 and ("; the price of %d is unknown"):format(b.unknown) or "")
+  local titles = { "stage", "answers", "requests", "possibly paid", "input tokens", "output tokens", "dollars",
+    "dollars possibly paid" }
+  return section("Bill", ("<p>%s</p>%s"):format(text(line), html.table(titles, rows,
+    { [2] = true, [3] = true, [4] = true, [5] = true, [6] = true, [7] = true, [8] = true })))
+end
+
 local function pairs_table(values)
   local keys, rows = {}, {}
   for k in pairs(values) do keys[#keys + 1] = k end
@@ -326,6 +346,7 @@ function report.page(run, result)
   add(curves(run))
   local examples = not has_samples and judged(run) or {}
   if #examples > 0 then add(section("Answers and verdicts", samples(examples))) end
+  add(bill(run))
   add(ledger(run))
   add(section("Options", pairs_table(run.params)))
   add(section("Manifest",

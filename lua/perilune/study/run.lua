@@ -15,6 +15,7 @@ local store = require "perilune.study.store"
 ---@field sections table[] what the recipe asked the report to show
 ---@field logged table[] rows of run:log
 ---@field verdicts table[] {arm, seed, name, result}
+---@field bill table|nil what services were paid: as ledger's spent, with .stages
 local Run = {}
 Run.__index = Run
 
@@ -232,6 +233,17 @@ function Run:planned(spec, facts)
   })
 end
 
+-- What services were paid for this study, over all its runs; nil where none was asked.
+local function bill_of(run)
+  local ledger = require "perilune.ai.ledger"
+  if not base.exists(ledger.path()) then return nil end
+  local book = ledger.default()
+  local sum = book:spent { study = run.study }
+  if sum.attempts == 0 then return nil end
+  sum.stages = book:summary { by = "stage", study = run.study }
+  return sum
+end
+
 ---Ends the run: closes the files, completes the manifest, writes the result and the report.
 ---@param result any
 function Run:finish(result)
@@ -246,6 +258,8 @@ function Run:finish(result)
   table.sort(list)
   self.facts.seconds, self.facts.seeds, self.facts.stage_keys = self.seconds, list, keys
   self.facts.memory = base.memory()
+  self.bill = bill_of(self)
+  self.facts.services = self.bill
   self:write_manifest()
   must(base.write_file(self.dir .. "/result.json", base.json_encode(result, { indent = 2 }) .. "\n"))
   local page = require("perilune.study.report").page(self, result)

@@ -1,6 +1,6 @@
 --- A Lua function as teacher or critic: f(request) with request.task "compare"
---- {prompt, a, b} -> "a", "b" or "tie"; "demonstrate" {prompt, index} -> text;
---- "rate" {prompt, answer} -> number. Anything else is invalid; an error in the
+--- {prompt, a, b} -> "a", "b", "tie" or the probability that a is better;
+--- "demonstrate" {prompt, index} -> text; "rate" {prompt, answer} -> number. Anything else is invalid; an error in the
 --- function is the user's and goes up with its place.
 local ai = require "perilune.ai"
 local hash = require "perilune.study.hash"
@@ -36,7 +36,8 @@ function Func:compare(requests)
     local verdict = self.f {
       task = "compare", prompt = request.prompt, a = ai.text(request.a), b = ai.text(request.b),
     }
-    out[i] = verdict ~= nil and VERDICTS[verdict] or "invalid"
+    local probability = type(verdict) == "number" and verdict >= 0 and verdict <= 1
+    out[i] = probability and verdict or VERDICTS[verdict] or "invalid"
   end
   return out
 end
