@@ -3,6 +3,7 @@ processes that end with the test; loopback ports. Nothing here knows a service."
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -106,7 +107,6 @@ class Process:
 
     # A server that chose its port says so: "port N", or an address that ends in it.
     def _announced(self):
-        import re
         found = re.search(r"port (\d+)|127\.0\.0\.1:(\d+)", self.output())
         return int(found.group(1) or found.group(2)) if found else None
 
@@ -121,7 +121,8 @@ class Process:
             return json.load(r)
 
     def post(self, path, value):
-        request = urllib.request.Request(self.url(path), json.dumps(value).encode(), {"Content-Type": "application/json"})
+        body, headers = json.dumps(value).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url(path), body, headers)
         with urllib.request.urlopen(request, timeout=10) as r:
             return json.load(r)
 
@@ -147,5 +148,6 @@ def perilune(*args, env=None, seconds=120):
     r = subprocess.run([PERILUNE, *map(str, args)], cwd=ROOT, env={**os.environ, **(env or {})}, timeout=seconds,
                        stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if r.returncode != 0:
-        raise AssertionError(f"perilune {' '.join(map(str, args))}: status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}")
+        shown = " ".join(map(str, args))
+        raise AssertionError(f"perilune {shown}: status {r.returncode}\n{r.stdout[-2000:]}{r.stderr[-4000:]}")
     return r.stdout

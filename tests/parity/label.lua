@@ -8,7 +8,8 @@ local templates = require "perilune.feedback.templates"
 
 local critic, n = pl.ai(arg[1]), math.tointeger(arg[2])
 
-local WORDS = { "moon", "red", "Sea", "far", "MAP", "mild", "of", "the", "quiet", "M", "m", "stone", "runs", "7", "and" }
+local WORDS = { "moon", "red", "Sea", "far", "MAP", "mild", "of", "the", "quiet", "M", "m", "stone", "runs", "7",
+  "and" }
 local function text(i, length)
   local words = {}
   for k = 1, length do words[k] = WORDS[(i * 7 + k * k * 3 + i * k) % #WORDS + 1] end

@@ -36,7 +36,8 @@ class Recorder:
                 body = handler.rfile.read(length)
                 self.requests.append(Request(handler.command, handler.path, handler.headers.items(), body))
                 onward = http.client.HTTPConnection("127.0.0.1", target, timeout=30)
-                keep = {k: v for k, v in handler.headers.items() if k.lower() not in ("host", "accept-encoding", "connection")}
+                own = ("host", "accept-encoding", "connection")
+                keep = {k: v for k, v in handler.headers.items() if k.lower() not in own}
                 onward.request(handler.command, handler.path, body, keep)
                 reply = onward.getresponse()
                 content = reply.read()

@@ -61,7 +61,8 @@ def pairs_are_labelled():
     eq([w for w in weights if not (isinstance(w, float) and 0 <= w <= 1)], [], "weights outside [0, 1]")
     eq(len(set(weights)) > PAIRS and max(weights) - min(weights) > 0.1, True, "weights differ")
     wins = sum(weights[2 * i] > weights[2 * i + 1] for i in range(PAIRS))
-    eq((c["win"], c["loss"]), (wins, sum(weights[2 * i] < weights[2 * i + 1] for i in range(PAIRS))), "verdicts from weights")
+    losses = sum(weights[2 * i] < weights[2 * i + 1] for i in range(PAIRS))
+    eq((c["win"], c["loss"]), (wins, losses), "verdicts from weights")
     return f"{PAIRS} pairs, {2 * PAIRS} calls in {seconds:.1f} s; weights {min(weights):.3f} to {max(weights):.3f}; {c}"
 
 
@@ -88,7 +89,8 @@ def a_second_run_sends_nothing():
 def weights_are_llama_cpps():
     if missing:
         raise Skip(missing)
-    llm = llama_cpp.Llama(str(TMP / "judge.gguf"), n_ctx=CONTEXT, logits_all=True, n_threads=1, n_threads_batch=1, verbose=False)
+    llm = llama_cpp.Llama(str(TMP / "judge.gguf"), n_ctx=CONTEXT, logits_all=True, n_threads=1, n_threads_batch=1,
+                          verbose=False)
     ids = [llm.tokenize(letter, add_bos=False)[0] for letter in (b"m", b"M")]
     worst = 0
     for call in first["calls"][::2 * PAIRS // IN_PROCESS] + first["calls"][1:4:2]:
