@@ -15,7 +15,7 @@ end
 
 T.test("specs that are wrong say what was wanted", function()
   for _, case in ipairs {
-    { "orcle:0.5", 'did you mean "oracle"' }, { "openai:gpt-4o", "local, oracle, replay" },
+    { "orcle:0.5", 'did you mean "oracle"' }, { "nobody:gpt-4o", "local, openai, oracle, replay" },
     { "oracle:1.5", "from 0 to 1" }, { "oracle:", "from 0 to 1" }, { "oracle:0.5?sed=1", 'did you mean "seed"' },
     { "local:/no/such/model", "no such directory" }, { "local:tests", "config.json" }, { "local:", "model directory" },
     { "local:tests?temperatur=1", 'did you mean "temperature"' }, { "local:tests?temperature=hot", "must be number" },

@@ -9,10 +9,23 @@ local function rows_of(ds)
   return out
 end
 
+T.test("demonstrate keeps to its gates: ends, lengths, prompts too long", function()
+  local answers = { short = "x", good = "a fit answer", long = ("y"):rep(50), ["a prompt that is far too long"] = "z" }
+  local teacher = pl.ai(function(r) return answers[r.prompt] end)
+  local prompts = { "short", "good", "long", "a prompt that is far too long" }
+  local ds = pl.feedback.demonstrate(teacher, prompts, { min_chars = 2, max_chars = 20, max_prompt_chars = 10 })
+  T.eq(ds.counts, { asked = 3, kept = 1, invalid = 0, empty = 0, cut = 0, length = 2, skipped = 1 })
+  T.eq(ds[1].completion, "a fit answer")
+  ds = pl.feedback.demonstrate("replay:tests/golden/replay/completions.jsonl", { "Q: sort: fox cat\nA:",
+    "Q: length of: cat\nA:", "Q: length of: frog\nA:" }, { n = 3, finish = "stop" })
+  T.eq({ ds.counts.kept, ds.counts.cut }, { 2, 1 })
+  T.raises(function() pl.feedback.demonstrate(teacher, prompts, { system = "Rhyme." }) end, "no system prompt")
+end)
+
 T.test("demonstrate drops what is invalid or empty, and counts it", function()
   local ds = pl.feedback.demonstrate("replay:tests/golden/replay/completions.jsonl",
     { "Q: sort: fox cat\nA:", { prompt = "Q: length of: cat\nA:" }, "Q: length of: frog\nA:" }, { n = 3 })
-  T.eq(ds.counts, { asked = 9, kept = 3, invalid = 5, empty = 1 })
+  T.eq(ds.counts, { asked = 9, kept = 3, invalid = 5, empty = 1, cut = 0, length = 0, skipped = 0 })
   T.eq(ds[1].completion, " cat fox")
   T.eq(ds[3].finish, "length")
 end)

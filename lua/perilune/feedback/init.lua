@@ -24,8 +24,23 @@ local DEMONSTRATE = {
   max_tokens = { 128, min = 1, doc = "longest answer, where the teacher can be told" },
   temperature = { type = "number", min = 0, doc = "where the teacher can be told" },
   top_p = { type = "number", min = 0, max = 1, doc = "where the teacher can be told" },
+  system = { type = "string", doc = "system prompt of an AI service" },
+  finish = { "any", choices = { "any", "stop" },
+    doc = "stop: answers that did not end by themselves (they ran into max_tokens) are dropped" },
+  min_chars = { 0, min = 0, doc = "shorter answers are dropped" },
+  max_chars = { math.maxinteger, min = 1, doc = "longer answers are dropped" },
+  max_prompt_chars = { math.maxinteger, min = 1, doc = "longer prompts are not asked" },
   cache = CACHE,
 }
+
+-- What keeps an answer out of the data, or nil.
+local function gate(reply, o)
+  if type(reply) ~= "table" or type(reply.text) ~= "string" then return "invalid" end
+  if not reply.text:find "%S" then return "empty" end
+  if o.finish == "stop" and reply.finish ~= "stop" then return "cut" end
+  local chars = utf8.len(reply.text) or #reply.text
+  return (chars < o.min_chars or chars > o.max_chars) and "length" or nil
+end
 
 -- A progress line for providers that tell how far they are, and for model:generate, which tells its tokens.
 local function watch(label, total)
@@ -48,16 +63,26 @@ local function without(o, ...)
   return out
 end
 
----A teacher's answers to prompts, as training data. Invalid and empty ones are
----dropped and counted.
+---A teacher's answers to prompts, as training data. What is dropped is counted: invalid and
+---empty answers, those cut off (finish = "stop") and those of a wrong length.
 ---@param teacher any what pl.ai takes, or a client
 ---@param prompts any dataset or list of {prompt} or of strings
 ---@param opts? table see DEMONSTRATE
----@return perilune.Dataset rows {prompt, completion, ids?, finish, tokenizer?}; .counts {asked, kept, invalid, empty}
+---@return perilune.Dataset rows {prompt, completion, ids?, finish, tokenizer?}; .counts {asked, kept, invalid, empty, cut, length, skipped}: kept to length add up to asked; skipped prompts were not
 function feedback.demonstrate(teacher, prompts, opts)
   local o = options.resolve("feedback.demonstrate", DEMONSTRATE, opts)
   local client = ai.client(teacher)
-  local list = common.prompts("feedback.demonstrate", prompts)
+  if o.system and not client.provider.whole then
+    error(("feedback.demonstrate: %s takes no system prompt"):format(client.name), 0)
+  end
+  local list, skipped = {}, 0
+  for _, prompt in ipairs(common.prompts("feedback.demonstrate", prompts)) do
+    if (utf8.len(prompt) or #prompt) <= o.max_prompt_chars then
+      list[#list + 1] = prompt
+    else
+      skipped = skipped + 1
+    end
+  end
   local function requests_of()
     local requests = {}
     for _, prompt in ipairs(list) do
@@ -89,14 +114,12 @@ function feedback.demonstrate(teacher, prompts, opts)
         with(without(o, "cache"), { on_progress = on_progress, stage = "demonstrate" }))
       bar:done()
       ctx.calls = #requests
-      local rows, counts = {}, { asked = #requests, kept = 0, invalid = 0, empty = 0 }
+      local rows = {}
+      local counts = { asked = #requests, kept = 0, invalid = 0, empty = 0, cut = 0, length = 0, skipped = skipped }
       for i, reply in ipairs(replies) do
-        if type(reply) ~= "table" or type(reply.text) ~= "string" then
-          counts.invalid = counts.invalid + 1
-        elseif not reply.text:find "%S" then
-          counts.empty = counts.empty + 1
-        else
-          counts.kept = counts.kept + 1
+        local out = gate(reply, o)
+        counts[out or "kept"] = counts[out or "kept"] + 1
+        if not out then
           rows[#rows + 1] = {
             prompt = requests[i].prompt, completion = common.clean(reply.text), ids = reply.ids, finish = reply.finish,
             tokenizer = reply.tokenizer,

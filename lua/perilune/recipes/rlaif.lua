@@ -109,7 +109,8 @@ local params = {
     doc = "pair a policy sample with the teacher's answer, or with another sample" },
   order = { "both", choices = { "both", "coin", "given" }, doc = "orders in which a critic or judge sees a pair" },
   arms = { ARM_NAMES, doc = "the arms to run, of " .. table.concat(ARM_NAMES, ", ") },
-  probe = { true, doc = "try a critic that is a service on known pairs before it is paid for many" },
+  probe = { "warn", choices = { "warn", "stop", "off" },
+    doc = "try a critic that is a service on known pairs before it is paid for many; stop where it fails them" },
   seeds = { 3, min = 1, doc = "repetitions with their own base, data order and samples" },
   seed = { 0, min = 0, doc = "where the seeds start" },
   batch_size = { 16, min = 1, doc = "examples (or pairs) a step" },
@@ -358,6 +359,17 @@ return pl.recipe {
     local function with(extra)
       for k, v in pairs(answer) do extra[k] = v end
       return extra
+    end
+
+    -- A judge that position or a bare ":" can sway makes no preferences worth training on.
+    if p.probe ~= "off" and with_aif and critic.provider.whole then
+      run:at { arm = "critic" }
+      local probe = pl.feedback.probe(critic)
+      if not run.planning then
+        run:note("Probe of the critic: " .. tostring(probe))
+        for _, problem in ipairs(probe.problems) do run:warn("the critic: " .. problem) end
+        if p.probe == "stop" and #probe.problems > 0 then error("rlaif: the critic fails its probe (probe=stop)", 0) end
+      end
     end
 
     -- Teachers and the reference answer once, for all seeds.

@@ -193,6 +193,15 @@ end
 
 ---A paragraph of the report.
 Run.note = section("note", {})
+
+---A note that is told at once, too.
+---@param text string
+function Run:warn(text)
+  if self.planning then return end
+  require("perilune.study.progress").say("  warning: " .. text)
+  self:note(text)
+end
+
 ---Horizontal bars: {title, unit?, rows = {{label, value, ci_low?, ci_high?, points?}}}.
 Run.bars = section("bars", { "title", "rows" })
 ---Lines: {title, x?, y?, series = {{label, x = {...}, y = {...}}}}.
