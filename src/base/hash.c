@@ -1,4 +1,5 @@
-/* SHA-256 (FIPS 180-4) and CRC-32C (Castagnoli, RFC 3720 appendix B.4). */
+/* SHA-256 (FIPS 180-4), HMAC (RFC 2104) and CRC-32C (Castagnoli, RFC 3720 appendix B.4). */
+#define _GNU_SOURCE
 #include "base/hash.h"
 
 #include <stdbool.h>
@@ -149,8 +150,7 @@ void pl_sha256_add(pl_sha256 *s, const void *bytes, size_t n) {
   }
 }
 
-void pl_sha256_hex(pl_sha256 *s, char out[65]) {
-  static const char digit[] = "0123456789abcdef";
+static void finish(pl_sha256 *s, unsigned char out[32]) {
   uint64_t bits = s->len * 8;
   unsigned char pad[72] = {0x80};
   size_t held = (size_t)(s->len % 64);
@@ -160,11 +160,48 @@ void pl_sha256_hex(pl_sha256 *s, char out[65]) {
   }
   pl_sha256_add(s, pad, zeros + 8);
   for (int i = 0; i < 32; i++) {
-    unsigned byte = s->h[i / 4] >> (24 - 8 * (i % 4)) & 255;
-    out[2 * i] = digit[byte >> 4];
-    out[2 * i + 1] = digit[byte & 15];
+    out[i] = (unsigned char)(s->h[i / 4] >> (24 - 8 * (i % 4)));
+  }
+}
+
+void pl_sha256_hex(pl_sha256 *s, char out[65]) {
+  static const char digit[] = "0123456789abcdef";
+  unsigned char bytes[32];
+  finish(s, bytes);
+  for (int i = 0; i < 32; i++) {
+    out[2 * i] = digit[bytes[i] >> 4];
+    out[2 * i + 1] = digit[bytes[i] & 15];
   }
   out[64] = 0;
+}
+
+void pl_hmac_sha256_hex(const void *key, size_t nkey, const void *text, size_t n, char out[65]) {
+  unsigned char pad[64] = {0};
+  unsigned char inner[32];
+  pl_sha256 s;
+  if (nkey > sizeof pad) {
+    pl_sha256_init(&s);
+    pl_sha256_add(&s, key, nkey);
+    finish(&s, pad);
+  } else if (nkey > 0) {
+    memcpy(pad, key, nkey);
+  }
+  for (size_t i = 0; i < sizeof pad; i++) {
+    pad[i] ^= 0x36;
+  }
+  pl_sha256_init(&s);
+  pl_sha256_add(&s, pad, sizeof pad);
+  pl_sha256_add(&s, text, n);
+  finish(&s, inner);
+  for (size_t i = 0; i < sizeof pad; i++) {
+    pad[i] ^= 0x36 ^ 0x5c;
+  }
+  pl_sha256_init(&s);
+  pl_sha256_add(&s, pad, sizeof pad);
+  pl_sha256_add(&s, inner, sizeof inner);
+  pl_sha256_hex(&s, out);
+  explicit_bzero(pad, sizeof pad); /* all but the key itself */
+  explicit_bzero(&s, sizeof s);
 }
 
 static uint32_t crc_plain(uint32_t crc, const unsigned char *p, size_t n) {

@@ -334,6 +334,16 @@ static int sha256_once(lua_State *L) {
   return 1;
 }
 
+static int hmac_sha256(lua_State *L) {
+  size_t nkey, n;
+  const char *key = luaL_checklstring(L, 1, &nkey);
+  const char *text = luaL_checklstring(L, 2, &n);
+  char hex[65];
+  pl_hmac_sha256_hex(key, nkey, text, n, hex);
+  lua_pushstring(L, hex);
+  return 1;
+}
+
 static int sha256_new(lua_State *L) {
   pl_sha256 *h = lua_newuserdatauv(L, sizeof *h, 0);
   pl_sha256_init(h);
@@ -661,6 +671,7 @@ static const luaL_Reg functions[] = {
     {"json_array", json_array},
     {"sha256", sha256_once},
     {"sha256_new", sha256_new},
+    {"hmac_sha256", hmac_sha256},
     {"crc32c", crc32c},
     {"read_file", read_file},
     {"write_file", write_file},

@@ -5,6 +5,7 @@
 #define PL_BIND_BIND_H
 #include <lauxlib.h>
 #include <lua.h>
+#include "net/secret.h"
 #include "tensor/tensor.h"
 
 /* What one Lua state needs beside the core's context. The host owns it; it
@@ -14,6 +15,7 @@ typedef struct pl_lua {
   int64_t seen;    /* mem.live when the collector last got its hint */
   uint64_t seed;   /* of creation functions that were given none: pl.seed */
   uint64_t stream; /* the next stream of that seed */
+  pl_secrets secrets; /* keys of services: net.secret loads, the host wipes */
 } pl_lua;
 
 /* Puts p behind the state (lua_getextraspace: coroutines inherit it). */

@@ -372,6 +372,7 @@ int main(int argc, char **argv) {
     j.code = pl_host_report(L);
   }
   lua_close(L);
+  pl_secrets_close(&p->ctx, &p->secrets);
   pl_ctx_close(&p->ctx);
   bool failed = ferror(stdout) != 0;
   if (fflush(stdout) != 0 || failed) {

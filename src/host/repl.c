@@ -100,8 +100,12 @@ static bool ends_with(const char *s, size_t n, const char *end) {
   return n >= m && memcmp(s + n - m, end, m) == 0;
 }
 
-/* Does the entry hold a secret: the value of a key in the environment, or its usual form? */
-static bool holds_key(const char *s) {
+/* Does the entry hold a secret: a loaded key (the environment has it no more), the value of a key
+ * in the environment, or its usual form? */
+static bool holds_key(const pl_secrets *loaded, const char *s) {
+  if (pl_secrets_in(loaded, s, strlen(s))) {
+    return true;
+  }
   for (char **v = environ; *v != NULL; v++) {
     const char *eq = strchr(*v, '=');
     if (eq == NULL || strlen(eq + 1) < 8) {
@@ -125,7 +129,7 @@ static bool holds_key(const char *s) {
 static int add_history(lua_State *L) {
   editor *e = lua_touserdata(L, lua_upvalueindex(1));
   const char *s = luaL_checkstring(L, 1);
-  if (e->el == NULL || holds_key(s)) {
+  if (e->el == NULL || holds_key(&pl_lua_of(L)->secrets, s)) {
     return 0;
   }
   HistEvent ev;
