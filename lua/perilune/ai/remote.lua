@@ -128,7 +128,7 @@ function remote.provider(provider)
       given_address = url, rows = rows, can = provider.can,
       insecure = o.insecure, connect_s = o.connect, timeout = o.timeout, idle = o.idle, max_body = o.max_body,
       tries = o.tries, price = price_of(o, model),
-      secret_header = type(provider.key_header) == "function" and provider.key_header(o) or provider.key_header,
+      key_header = type(provider.key_header) == "function" and provider.key_header(o) or provider.key_header,
       gate = limits.gate { concurrency = o.concurrency, rpm = o.rpm, tpm = o.tpm },
     }, Service)
     service.base, service.key_env = address(provider, url, o)
@@ -153,11 +153,11 @@ end
 ---@return true|nil ok
 ---@return string|nil message
 function Service:unlock()
-  self.unlocked_env = nil
+  self.unlocked_env, self.secret_header = nil, nil
   if not self.key_env then return true end
   local ok, message = net.secret(self.key_env)
   if ok then
-    self.unlocked_env = self.key_env
+    self.unlocked_env, self.secret_header = self.key_env, self.key_header
     return true
   end
   -- a local server mostly wants no key
