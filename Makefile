@@ -69,7 +69,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 FUZZ_SECONDS = 60
 
-.PHONY: all lib tests study test asan fuzz bench docs install clean help FORCE
+.PHONY: all lib tests study test parity asan fuzz bench docs install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -160,6 +160,24 @@ asan:
 	  LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leaks.supp:print_suppressions=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 tests/run c lua
 
+# Other people's clients and servers against ours, on loopback: the only job that uses Python.
+# llama-cpp-python compiles for some minutes; where it cannot, its tests are skipped.
+PARITY_VENV = $(or $(PERILUNE_VENV),$(BUILD)/parity-venv)
+
+$(BUILD)/parity-venv/ready:
+	$(call say,VENV,$(@D))
+	@python3 -m venv $(@D)
+	@$(@D)/bin/pip install -q openai anthropic gguf numpy
+	@if $(@D)/bin/pip install -q 'llama-cpp-python[server]' >$(@D)/llama.log 2>&1; \
+	  then touch $@; else echo '  llama-cpp-python did not install: $(@D)/llama.log'; fi
+
+parity:
+	@scripts/install-deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all $(BUILD)/tests/mock \
+	  $(if $(PERILUNE_VENV),,$(BUILD)/parity-venv/ready)
+	@PL_BIN="$(abspath $(BIN))" PL_MOCK="$(abspath $(BUILD)/tests/mock)" \
+	  PERILUNE_VENV="$(abspath $(PARITY_VENV))" tests/parity/run.sh
+
 $(BUILD)/fuzz: tests/fuzz/fuzz.c tests/fuzz/fuzz.h $(LIB)
 	$(call say,FUZZ,$@)
 	$(Q)$(COMPILE) $< -o $@ $(LINK) $(LDFLAGS) $(LIB) $(PKG_LIBS) -lm -lpthread
@@ -188,6 +206,7 @@ help:
 	@echo 'make            build ./perilune'
 	@echo 'make study      install what is missing, build, run the study (./perilune run rlaif)'
 	@echo 'make test       install what is missing, build, run all tests'
+	@echo 'make parity     official clients and other servers against ours (needs python3)'
 	@echo 'make asan       C and Lua tests under AddressSanitizer and UBSan'
 	@echo 'make fuzz       mutated files against the readers, FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench      speed against what this machine can do'

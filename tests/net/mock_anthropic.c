@@ -130,6 +130,7 @@ void anthropic_messages(mock *m, const cJSON *body, reply *r) {
 
 void anthropic_models(reply *r) {
   buf_str(r->body, "{\"data\":[{\"type\":\"model\",\"id\":\"mock\",\"display_name\":\"Mock\","
-                   "\"created_at\":\"2024-01-01T00:00:00Z\"}],\"has_more\":false,"
+                   "\"created_at\":\"2024-01-01T00:00:00Z\",\"lifecycle\":\"active\"}],"
+                   "\"has_more\":false,"
                    "\"first_id\":\"mock\",\"last_id\":\"mock\"}");
 }

@@ -270,7 +270,8 @@ end
 
 function Run:refusal(r, verdict, problem, id)
   local text = wire.message(self.service.name, r.status, problem.message, id)
-  local record = { status = r.status, outcome = "failed", final = false, request_id = id, free = true }
+  -- a refusal costs nothing; a stream that broke off was written for as long as it lasted
+  local record = { status = r.status, outcome = "failed", final = false, request_id = id, free = not problem.cut }
   if verdict == "stop" then return { record = record, problem = text, stop = true } end
   if verdict == "again" then
     local slow = r.status == 429 or r.status == 503 or r.status == 529
@@ -293,7 +294,9 @@ function Run:price(job, fate, r)
   end
   record.reply = fate.reply or r.body
   record.seconds = r.seconds
-  if record.free then
+  local free = record.free
+  record.free = nil
+  if free then
     record.price = 0.0
   else
     local usage = service:usage(fate.answer, job.request)

@@ -31,7 +31,7 @@ local remote = {}
 ---@field base string address of the service
 ---@field base_env string variable that holds another address
 ---@field key_env string variable that holds the key
----@field key_header string what stands before the key in its header, name and all
+---@field key_header string|fun(o: table): string what stands before the key in its header, name and all
 ---@field can table<string, boolean> logprobs, seed, schema
 ---@field headers? fun(o: table): string[]
 ---@field options? table<string, table> rows of its own
@@ -127,7 +127,8 @@ function remote.provider(provider)
       wire = provider, provider = provider.name, name = tostring(spec), model = model, options = o, extra = extra,
       given_address = url, rows = rows, can = provider.can,
       insecure = o.insecure, connect_s = o.connect, timeout = o.timeout, idle = o.idle, max_body = o.max_body,
-      tries = o.tries, price = price_of(o, model), secret_header = provider.key_header,
+      tries = o.tries, price = price_of(o, model),
+      key_header = type(provider.key_header) == "function" and provider.key_header(o) or provider.key_header,
       gate = limits.gate { concurrency = o.concurrency, rpm = o.rpm, tpm = o.tpm },
     }, Service)
     service.base, service.key_env = address(provider, url, o)
@@ -152,11 +153,11 @@ end
 ---@return true|nil ok
 ---@return string|nil message
 function Service:unlock()
-  self.unlocked_env = nil
+  self.unlocked_env, self.secret_header = nil, nil
   if not self.key_env then return true end
   local ok, message = net.secret(self.key_env)
   if ok then
-    self.unlocked_env = self.key_env
+    self.unlocked_env, self.secret_header = self.key_env, self.key_header
     return true
   end
   -- a local server mostly wants no key

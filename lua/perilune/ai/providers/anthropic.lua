@@ -165,8 +165,12 @@ end
 
 return remote.provider {
   name = "anthropic", base = "https://api.anthropic.com", base_env = "ANTHROPIC_BASE_URL",
-  key_env = "ANTHROPIC_API_KEY", key_header = "x-api-key: ", can = { logprobs = false, seed = false, schema = true },
-  options = { version = { "2023-06-01", doc = "of the interface: the header anthropic-version" } },
+  key_env = "ANTHROPIC_API_KEY", can = { logprobs = false, seed = false, schema = true },
+  options = {
+    version = { "2023-06-01", doc = "of the interface: the header anthropic-version" },
+    auth = { "x-api-key", choices = { "bearer", "x-api-key" }, doc = "the header that carries the key" },
+  },
+  key_header = function(o) return o.auth == "bearer" and "Authorization: Bearer " or "x-api-key: " end,
   address = function(url) return (url:gsub("/v1$", "")) end,
   headers = function(o) return { "anthropic-version: " .. o.version } end,
   body = body, reply = reply, assemble = assemble, problem = problem, limits = limits,
