@@ -66,14 +66,15 @@ LUA
 study() { # HOME MORE...
   local home=$1
   shift
-  PL_HOME=$home "$bin" run rlaif "base=$tmp/model" "prompts=$tmp/prompts.jsonl" n_prompts=40 held_out=12 seeds=1 max_tokens=12 \
+  ${go:-} env PL_HOME="$home" "$bin" run rlaif "base=$tmp/model" "prompts=$tmp/prompts.jsonl" "n_prompts=${prompts:-40}" held_out=12 seeds=1 max_tokens=12 \
     arms=base,sft-weak,sft-weak-10,sft-weak-10+aif,sft-strong sft.epochs=1 sft10.epochs=1 dpo.epochs=1 \
     "teacher.weak=openai:mock@http://127.0.0.1:$port/v1?price_in=1&price_out=2&body.user=weak" \
     "teacher.strong=anthropic:mock@http://127.0.0.1:$port?price_in=3&price_out=6" \
     "critic=openai:mock@http://127.0.0.1:$port/v1?price_in=1&price_out=2&template=alpaca_gpt4" --json "$@"
 }
 
-result() { grep -o '"result":.*' "$1" | sed 's/,"run":.*//'; }
+# what a run found; the notes name the service's address
+result() { grep -o '"result":.*' "$1" | sed 's/,"run":.*//; s/127.0.0.1:[0-9]*/host/g'; }
 
 start_mock
 study "$tmp/quiet" >"$tmp/quiet.json" 2>"$tmp/err"
@@ -91,7 +92,7 @@ verdict a_second_run_sends_nothing $? "$tmp/err"
 
 killed=0
 for k in $(seq 8); do
-  study "$tmp/killed" >/dev/null 2>&1 &
+  go=exec study "$tmp/killed" >/dev/null 2>&1 & # exec: the program itself is killed, not a shell around it
   job=$!
   sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
   kill -9 "$job" 2>/dev/null && killed=$((killed + 1))
@@ -111,7 +112,7 @@ PL_HOME=$tmp/imported "$bin" ledger import "$tmp/ledger.jsonl" >"$tmp/out" 2>"$t
 study "$tmp/imported" >"$tmp/imported.json" 2>"$tmp/err"
 [ "$(result "$tmp/imported.json")" = "$(result "$tmp/quiet.json")" ]
 verdict replays_from_an_exported_ledger $? "$tmp/err" "$tmp/out"
-study "$tmp/offline" n_prompts=41 >"$tmp/out" 2>"$tmp/err"
+prompts=41 study "$tmp/offline" >"$tmp/out" 2>"$tmp/err"
 [ $? -eq 1 ] && grep -q '127.0.0.1' "$tmp/err"
 verdict what_the_ledger_lacks_is_named $? "$tmp/err"
 
@@ -141,8 +142,8 @@ stop_mock
 
 # The key: asked for by name when it is missing, refused ones are said, and it is found nowhere.
 start_mock --key sk-canary-0123456789abcdef
-teach() { # HOME
-  PL_HOME=$1 "$bin" -e "print(pl.feedback.demonstrate('openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY&tries=2', { 'a', 'b', 'c' }).counts.kept)"
+teach() { # HOME [MARK]
+  ${go:-} env PL_HOME="$1" "$bin" -e "print(pl.feedback.demonstrate('openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY&tries=2', { 'a${2:-}', 'b${2:-}', 'c${2:-}' }).counts.kept)"
 }
 (cd "$root" && teach "$tmp/key") >"$tmp/out" 2>"$tmp/err"
 [ $? -eq 1 ] && grep -q 'OPENAI_API_KEY' "$tmp/err"
@@ -157,7 +158,8 @@ mkdir -p "$tmp/canary"
   teach "$tmp/canary"
   # a server that answers with the headers it got
   ask POST /script '{"echo_headers": true, "next": ["400", "500", "500", "500"]}' >/dev/null
-  teach "$tmp/canary"
+  teach "$tmp/canary" again
+  ask POST /script '{"clear": true}' >/dev/null
   PL_TRACEBACK=full "$bin" -e "pl.ai('openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY'); require('perilune.core').net.secret('OPENAI_API_KEY'); error(os.getenv('OPENAI_API_KEY') or 'hidden')"
   PL_HOME=$tmp/canary "$bin" doctor "openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY"
   PL_HOME=$tmp/canary "$bin" ledger
@@ -171,7 +173,7 @@ verdict the_key_is_in_no_file_and_no_output $?
 grep -q 'log-probabilities' "$tmp/canary/out" && grep -q '^streaming *yes' "$tmp/canary/out"
 verdict doctor_tells_what_an_endpoint_honours $? "$tmp/canary/out" "$tmp/canary/err"
 ask POST /script '{"latency_ms": 1500}' >/dev/null
-teach "$tmp/canary2" >/dev/null 2>&1 &
+go=exec teach "$tmp/canary2" >/dev/null 2>&1 &
 job=$!
 sleep 0.7
 ! grep -qa canary "/proc/$job/cmdline" && ! grep -qa canary "/proc/$job/environ"

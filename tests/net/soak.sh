@@ -23,7 +23,8 @@ start_mock() { # SEED
   port=$(cat "$tmp/port")
 }
 
-label() { "$bin" tests/net/label.lua "$port" "$calls" "concurrency=$window&timeout=2&tries=12"; }
+# ${go:-}: `go=exec label &` is the program itself, and no shell that a kill would hit in its place
+label() { ${go:-} "$bin" tests/net/label.lua "$port" "$calls" "concurrency=$window&timeout=2&tries=12"; }
 
 # undisturbed
 start_mock 1
@@ -33,21 +34,20 @@ if out=$(label 2>"$tmp/err"); then echo "ok labelling_ends: $out"; else
   cat "$tmp/err"
 fi
 "$bin" tests/net/account.lua "$port" "$calls" 0 $window
-again=$("$bin" -e 'io.write(1)' >/dev/null; label 2>"$tmp/err")
+again=$(label 2>"$tmp/err")
 [ "$out" = "$again" ] && echo "ok the_same_again_from_the_ledger" || echo "not ok the_same_again_from_the_ledger: $out / $again"
-before=$(grep -c . <("$bin" ledger --json))
 kill "$server"
 wait "$server" 2>/dev/null
 # no server, no key: the ledger alone
 offline=$(label 2>"$tmp/err")
-[ "$out" = "$offline" ] && [ "$before" -ge 1 ] && echo "ok replay_without_a_network" || echo "not ok replay_without_a_network"
+[ "$out" = "$offline" ] && echo "ok replay_without_a_network" || echo "not ok replay_without_a_network"
 
 # killed
 start_mock 2
 export PL_LEDGER=$tmp/two.db
 done_kills=0
 for k in $(seq "$kills"); do
-  label >"$tmp/out" 2>"$tmp/err" &
+  go=exec label >"$tmp/out" 2>"$tmp/err" &
   job=$!
   sleep "$(awk -v s="$k" -v c="$calls" -v l="$latency" 'BEGIN { srand(s * 7919); print 0.05 + rand() * c * l / 64000 / 8 }')"
   if kill -9 "$job" 2>/dev/null; then done_kills=$((done_kills + 1)); fi
@@ -57,3 +57,16 @@ killed=$(label 2>"$tmp/err") || cat "$tmp/err"
 echo "$killed after $done_kills kills" >&2
 [ -n "$killed" ] && echo "ok labelling_ends_after_kills" || echo "not ok labelling_ends_after_kills"
 "$bin" tests/net/account.lua "$port" "$calls" "$done_kills" $window
+kill "$server"
+wait "$server" 2>/dev/null
+
+# two at once
+start_mock 3
+export PL_LEDGER=$tmp/three.db
+go=exec label >"$tmp/first" 2>"$tmp/err" &
+job=$!
+second=$(label 2>"$tmp/err2") || cat "$tmp/err2"
+wait "$job" || cat "$tmp/err"
+[ -n "$second" ] && [ "$second" = "$(cat "$tmp/first")" ] && echo "ok two_at_once_share_the_answers" ||
+  echo "not ok two_at_once_share_the_answers"
+"$bin" tests/net/account.lua "$port" "$calls" 0 $window

@@ -158,13 +158,6 @@ function Run:ready(now)
   local due = self.later[1]
   if due and due.at <= now then
     table.remove(self.later, 1)
-    if due.tries == 0 then       -- it waited for another process: is the answer there?
-      local entry = self.book:find(due.key)
-      if entry then
-        self:finish(due, self:recall(entry, due.request))
-        return nil, 0
-      end
-    end
     return due, 0
   end
   if self.next <= self.source.n then return self:take(), 0 end
@@ -196,10 +189,7 @@ function Run:fill(now)
       self.held = job
       wait = self.gate:wait(job.request.tokens, self.in_flight, now)
       if wait > 0 then break end
-      if job.tries == 0 and self.book:busy(job.key) then
-        self.held = nil
-        self:schedule(job, now + LOOK_AGAIN)
-      elseif self:affordable(job) then
+      if self:affordable(job) then
         self.held = nil
         self:unlock(job)
         self.gate:sent(job.request.tokens)
@@ -214,13 +204,28 @@ function Run:fill(now)
   return sends, wait
 end
 
+-- Notes a job that is about to go; false where another process has its answer or is asking
+-- for it. Within the transaction nobody can come between the look and the note.
 function Run:note(job)
   local service = self.service
+  job.entry = self.book:find(job.key)
+  if job.entry or self.book:busy(job.key) then return false end
   job.attempt = self.book:note {
     key = job.key, provider = service.provider, model = service.model, endpoint = job.request.url, study = self.study,
     stage = self.source.stage, estimate = service.price and job.estimate or nil, prompt_tokens = job.request.prompt_tokens,
     sample = job.request.sample,
   }
+  return true
+end
+
+-- A job that another process took first.
+function Run:yield(job, now)
+  self.in_flight, self.reserved = self.in_flight - 1, self.reserved - job.estimate
+  if job.entry then
+    self:finish(job, self:recall(job.entry, job.request))
+  else
+    self:schedule(job, now + LOOK_AGAIN)
+  end
 end
 
 function Run:send(job)
@@ -329,6 +334,10 @@ end
 function Run:write(fate)
   local book, attempt = self.book, fate.job.attempt
   if fate.record then
+    local entry = fate.record.final and book:find(fate.job.key)
+    if entry then       -- two machines share the ledger and cannot see each other: the first answer stands
+      fate.record.final, fate.answer = false, self:recall(entry, fate.job.request)
+    end
     book:record(attempt, fate.record)
   elseif fate.unsent then
     book:unsent(attempt, fate.unsent)
@@ -381,13 +390,18 @@ function Run:turn()
   local now = base.now()
   local arrived = self:collect(now)
   local sends, wait = self:fill(now)
+  local taken = {}
   if #arrived > 0 or #sends > 0 then
     self.book:transaction(function()
       for _, fate in ipairs(arrived) do self:write(fate) end
-      for _, job in ipairs(sends) do self:note(job) end
+      for _, job in ipairs(sends) do
+        if not self:note(job) then taken[job] = true end
+      end
     end)
   end
-  for _, job in ipairs(sends) do self:send(job) end
+  for _, job in ipairs(sends) do
+    if taken[job] then self:yield(job, now) else self:send(job) end
+  end
   for _, fate in ipairs(arrived) do self:settle(fate, now) end
   self:progress()
   local idle = self.in_flight == 0 and #sends == 0 and #arrived == 0
