@@ -76,7 +76,7 @@ T.test("a call refused for what it says is an invalid answer among good ones, an
   end
   server:script { next = { "400", "400", "400", "400", "400", "400", "400" } }
   T.raises(function() ask(server:spec("openai", FAST .. "&concurrency=1"), fresh(7)) end, "status 400")
-  server:script { next = {} }
+  server:script { next = base.json_array {} }
 end)
 
 T.test("a service that stays down is an error; what came is kept and the rest asked later", function()
@@ -129,15 +129,17 @@ end)
 
 T.test("a stream gives the same text; one that is cut is asked again", function()
   local prompts = fresh()
-  local plain = ask(server:spec("openai", FAST), prompts)[1].completion
   for _, provider in ipairs { "openai", "anthropic", "gemini" } do
+    local plain = ask(server:spec(provider, FAST), prompts)[1].completion
     T.eq(ask(server:spec(provider, FAST .. "&stream=true"), prompts)[1].completion, plain, provider)
   end
   for _, cut in ipairs { 1, 60, 200 } do
-    local before = requests()
+    local before, paid = requests(), ledger.default():spent({ study = "script" }).paid
     server:script { sse_cut = cut }
     T.eq(ask(server:spec("openai", FAST .. "&stream=true"), fresh()).counts.kept, 1, cut)
     T.eq(requests() - before, 2, cut)
+    -- nobody says what the broken one cost: all of max_tokens, at two dollars per million
+    T.ok(ledger.default():spent({ study = "script" }).paid - paid > 64 * 2e-6, cut)
   end
 end)
 
@@ -194,7 +196,7 @@ T.test("batches: half the price, out of order, the same answers", function()
     local n = requests()
     T.eq(ask(server:spec(provider, FAST), prompts).counts.kept, 8)
     T.eq(requests(), n, "answered by the ledger")
-    local same = ask(server:spec(provider, FAST .. "&body.user=x"), prompts)
+    local same = ask(server:spec(provider, FAST .. "&body.service_tier=auto"), prompts)
     local full = ledger.default():spent({ study = "script" }).paid - before.paid - cost
     T.near(cost, full / 2, 1e-12, provider)
     T.eq(same.counts.kept, 8)
