@@ -1,8 +1,9 @@
 -- Throughput of `perilune serve` with parallel streams against model:generate with the same
--- batch: `perilune scripts/bench-serve.lua [shape = 15m|tiny|1b] [streams = 32] [new tokens = 64]`.
+-- batch: `perilune scripts/bench-serve.lua [shape = 15m|tiny|1b] [streams = 32] [new tokens = 64] [rounds = 7]`.
 -- A seeded random model of the shape is saved and served in a second process on this machine, and
--- build/tests/load (make tests) is the client, whose share of one core is printed. Rounds of both
--- alternate, because the speed of a shared machine moves; medians are compared.
+-- build/tests/load (make tests) is the client, whose share of one core is printed. The speed of a
+-- shared machine moves, so each round of serve is compared with the mean of generate before and
+-- after it, and the median of these ratios counts.
 local pl = require "perilune"
 local base = require("perilune.core").base
 local wordlevel = require "perilune.text.wordlevel"
@@ -12,10 +13,11 @@ local SHAPES = { -- hidden, layers, heads, kv heads, ffn, vocabulary, context
   ["15m"] = { 288, 6, 6, 6, 768, 32000, 512 },
   ["1b"] = { 2048, 22, 32, 4, 5632, 32000, 2048 },
 }
-local ROUNDS, WAVES = 5, 2
+local WAVES = 2
 
 local shape = arg and arg[1] or "15m"
 local streams, new = tonumber(arg and arg[2]) or 32, tonumber(arg and arg[3]) or 64
+local rounds = tonumber(arg and arg[4]) or 7
 local s = SHAPES[shape] or error("the shape is one of tiny, 15m, 1b", 0)
 local load = (os.getenv "PL_TESTS" or "build/tests") .. "/load"
 local perilune = os.getenv "PL_BIN" or base.exe_dir() .. "/perilune"
@@ -68,21 +70,27 @@ local ok, problem = pcall(function()
   if not port then error("the server did not start: " .. (base.read_file(log) or ""), 0) end
   print(("%s; %d threads; shape %s; %d streams, %d requests of 16 + %d tokens a round"):format(base.cpu_name(),
     base.threads(), shape, streams, #prompts, new))
-  local alone, served, cpu = {}, {}, {}
-  for round = 1, ROUNDS do
+  local function generate(seed)
     local began, n = base.now(), 0
-    for _, o in ipairs(model:generate(prompts, { max_tokens = new, batch_size = streams, seed = round })) do n = n + #o.ids end
-    alone[round] = n / (base.now() - began)
+    for _, o in ipairs(model:generate(prompts, { max_tokens = new, batch_size = streams, seed = seed })) do n = n + #o.ids end
+    return n / (base.now() - began)
+  end
+  local ratios, served, cpu = {}, {}, {}
+  generate(0)
+  local before = generate(1)
+  for round = 1, rounds do
     local text = output(("%q bench %s /v1/completions %q %d %d"):format(load, port, dir .. "/bodies", streams, #prompts))
     local r = assert(pl.json.decode(text))
     if r.failed > 0 then error("requests failed: " .. text, 0) end
-    served[round], cpu[round] = r.tokens_per_s, r.client_cpu
-    print(("  round %d: generate %.0f tokens/s, serve %.0f tokens/s (%.1f %%), client %.1f %% of a core"):format(round,
-      alone[round], served[round], 100 * served[round] / alone[round], 100 * cpu[round]))
+    local after = generate(round + 1)
+    local alone = (before + after) / 2
+    ratios[round], served[round], cpu[round] = r.tokens_per_s / alone, r.tokens_per_s, r.client_cpu
+    print(("  round %d: generate %.0f and %.0f tokens/s, serve between them %.0f (%.1f %%), client %.1f %% of a core"):format(
+      round, before, after, r.tokens_per_s, 100 * ratios[round], 100 * r.client_cpu))
+    before = after
   end
-  local a, b = median(alone), median(served)
-  print(("medians: generate %.0f tokens/s, serve %.0f tokens/s: %.1f %%; client %.1f %% of a core"):format(a, b,
-    100 * b / a, 100 * median(cpu)))
+  print(("medians: serve %.0f tokens/s, %.1f %% of generate; client %.1f %% of a core"):format(median(served),
+    100 * median(ratios), 100 * median(cpu)))
 end)
 os.execute(("kill %s"):format(pid))
 base.remove_tree(dir)

@@ -189,6 +189,9 @@ pl_status pl_http_open(pl_ctx *c, const pl_http_options *o, pl_http **out) {
   if (o->connections < 1 || o->connections > 4096) {
     return pl_fail(c, PL_EINVAL, "connections must be 1 to 4096, got %d", o->connections);
   }
+  if (strpbrk(o->user_agent, "\r\n")) {
+    return pl_fail(c, PL_EINVAL, "user_agent must not hold a line end");
+  }
   if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, wiping_free, wiping_realloc, strdup,
                            calloc) != CURLE_OK) {
     return pl_fail(c, PL_EINVAL, "libcurl %s does not start",

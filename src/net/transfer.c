@@ -154,7 +154,8 @@ static CURLcode set_constant(pl_transfer *t, const char *user_agent, const char 
   } while (0)
   SET(CURLOPT_PRIVATE, t);
   SET(CURLOPT_ERRORBUFFER, t->error);
-  SET(CURLOPT_NOSIGNAL, 1L);
+  /* before 7.87 a dead TLS connection raised SIGPIPE, from which only libcurl itself shielded */
+  SET(CURLOPT_NOSIGNAL, (long)(curl_version_info(CURLVERSION_NOW)->version_num >= 0x075700));
   SET(CURLOPT_WRITEFUNCTION, on_body);
   SET(CURLOPT_WRITEDATA, t);
   SET(CURLOPT_HEADERFUNCTION, on_header);
@@ -413,8 +414,11 @@ static void say(pl_transfer *t, CURLcode code) {
                t->body.len, paid);
       break;
     case PL_HTTP_TOO_LARGE:
-      snprintf(out, size, "%s: the reply is over the limit of %zu bytes (%s)", host, t->body.max,
-               text);
+      if (code == CURLE_OUT_OF_MEMORY) {
+        snprintf(out, size, "%s: a header line of the reply is too long", host);
+      } else {
+        snprintf(out, size, "%s: the reply is over the limit of %zu bytes", host, t->body.max);
+      }
       break;
     default:
       snprintf(out, size, "%s: the reply is not proper HTTP (%s); is it a service of this kind?",

@@ -263,6 +263,35 @@ TEST(history_is_kept) {
   CHECK_INT(session_end(&s, 10), 0);
 }
 
+/* What net.secret has loaded is no longer in the environment, and must still be kept out. */
+TEST(history_without_a_loaded_key) {
+  name_history();
+  unlink(history);
+  setenv("PL_TEST_LOADED", "a-key-of-a-service", 1); /* a name that does not end in _KEY */
+  session s;
+  session_start(&s, "1");
+  unsetenv("PL_TEST_LOADED");
+  CHECK(session_expect(&s, "pl is loaded", 10));
+  session_send(&s, "require('perilune.core').net.secret 'PL_TEST_LOADED'\r");
+  CHECK(session_expect(&s, "true", 5));
+  session_send(&s, "key = 'a-key-of-a-service'\r");
+  session_send(&s, "key = 'YS1rZXktb2YtYS1zZXJ2aWNl'\r"); /* in base64 */
+  session_send(&s, "'the end' .. '!'\r");
+  CHECK(session_expect(&s, "the end!", 5));
+  CHECK(session_expect(&s, "> ", 5));
+  session_send(&s, "\004");
+  CHECK_INT(session_end(&s, 10), 0);
+  char text[1024] = "";
+  FILE *f = fopen(history, "r");
+  CHECK(f != NULL);
+  if (f != NULL) {
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+  }
+  CHECK(strstr(text, "PL_TEST_LOADED") != NULL && strstr(text, "the end") != NULL);
+  CHECK(strstr(text, "key = ") == NULL);
+}
+
 TEST(colour_only_where_wanted) {
   session s;
   session_start(&s, NULL);

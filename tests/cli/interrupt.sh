@@ -45,6 +45,7 @@ stops "a coroutine that catches" 'while true do coroutine.resume(coroutine.creat
 stops "tensor operations" 'local x = pl.randn(500, 500) while true do x = x:matmul(x):tanh() end'
 stops "a loop that catches tensor errors" 'local x = pl.randn(9) while true do pcall(x.matmul, x) end'
 stops "sleeping" 'require("perilune.core").base.sleep(60)'
+stops "waiting for a reply" 'require("perilune.core").net.client():poll(60)'
 stops "no_grad" 'while true do pl.no_grad(function() while true do end end) end'
 stops "reading" 'while true do io.read("a") end'
 

@@ -187,7 +187,8 @@ static int run_bench(char **arg) {
   const double seconds = now() - start;
   printf("{\"requests\":%lld,\"failed\":%lld,\"tokens\":%lld,\"seconds\":%.3f,"
          "\"tokens_per_s\":%.1f,\"client_cpu\":%.4f}\n",
-         (long long)b.done, (long long)b.failed, (long long)b.tokens, seconds, (double)b.tokens / seconds, cpu_seconds() / seconds);
+         (long long)b.done, (long long)b.failed, (long long)b.tokens, seconds,
+         (double)b.tokens / seconds, cpu_seconds() / seconds);
   free(l);
   free(p);
   free(b.bodies);

@@ -40,7 +40,7 @@ typedef struct conn {
   int served; /* requests on this connection */
   enum ending ending;
   double due;   /* not before this moment is anything written */
-  double pace;  /* seconds between single bytes, or 0 */
+  double pace;  /* seconds between single bytes of the body, or 0 */
   double hup;   /* close at this moment, or 0 */
   bool endless; /* the output begins again and again */
   bool busy;    /* a reply is on its way; the next request waits */
@@ -434,7 +434,12 @@ static void finished(server *s, conn *k) {
 
 static void transmit(server *s, conn *k) {
   size_t left = k->out.len - k->sent;
-  size_t want = k->pace > 0 && left > 0 ? 1 : left;
+  size_t want = left;
+  if (k->pace > 0 && left > 0) {
+    const char *body = strstr(k->out.data, "\r\n\r\n") + 4;
+    size_t head = (size_t)(body - k->out.data);
+    want = k->sent < head ? head - k->sent : 1;
+  }
   ssize_t n = want > 0 ? send(k->fd, k->out.data + k->sent, want, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
   if (n < 0) {
     if (errno != EAGAIN && errno != EINTR) {
