@@ -173,7 +173,7 @@ verdict the_key_is_in_no_file_and_no_output $?
 grep -q 'log-probabilities' "$tmp/canary/out" && grep -q '^streaming *yes' "$tmp/canary/out"
 verdict doctor_tells_what_an_endpoint_honours $? "$tmp/canary/out" "$tmp/canary/err"
 ask POST /script '{"latency_ms": 1500}' >/dev/null
-go=exec teach "$tmp/canary2" >/dev/null 2>&1 &
+go=exec teach "$tmp/listed" >/dev/null 2>&1 &
 job=$!
 sleep 0.7
 ! grep -qa canary "/proc/$job/cmdline" && ! grep -qa canary "/proc/$job/environ"

@@ -5,6 +5,9 @@ local net = require("perilune.core").net
 local mock = {}
 mock.__index = mock
 
+-- Before its pipe is closed, which waits for the program's end.
+function mock:__gc() os.execute("kill " .. self.pid) end
+
 local function path()
   return (os.getenv "PL_TESTS" or "build/tests") .. "/mock"
 end
@@ -12,11 +15,11 @@ end
 ---@param options? string of the program, such as "--latency-ms 5"
 ---@return table server {port, url}
 function mock.start(options)
-  local pipe = io.popen(("exec %s %s"):format(path(), options or "--latency-ms 2"), "r")
-  local line = pipe:read "l"
+  local pipe = io.popen(("echo $$; exec %s %s"):format(path(), options or "--latency-ms 2"), "r")
+  local pid, line = pipe:read("l", "l")
   local port = line and line:match "^port (%d+)$"
   if not port then error("the mock did not start: " .. tostring(line)) end
-  return setmetatable({ pipe = pipe, port = port, url = ("http://127.0.0.1:%s"):format(port) }, mock)
+  return setmetatable({ pipe = pipe, pid = pid, port = port, url = ("http://127.0.0.1:%s"):format(port) }, mock)
 end
 
 ---@param method string

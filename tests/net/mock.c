@@ -14,9 +14,10 @@
  *    "tpm": 1000, "batch_polls": 1, "retry_after": "7", "reply": "text", "sse_cut": 99,
  *    "headers": ["X: y"], "echo_headers": true, "clear": true}
  *
- * "next" adds to a queue that is used up before the rates count; "sse_cut" holds for one streamed
- * reply, the others until changed (null, [] or false ends them); "clear" comes first: it forgets
- * all of the script and sets the counters to 0. /ids has a line a request: id, how it ended.
+ * "next" adds to a queue ([] empties it) that is used up before the rates count; "sse_cut" holds
+ * for one streamed reply, the others until changed (null, [] or false ends them); "clear" comes
+ * first: it forgets all of the script and sets the counters to 0. /ids has a line a request: id,
+ * how it ended.
  *
  * This file: the options and the start. */
 #include "mock.h" /* first: it asks for the GNU names */

@@ -91,6 +91,9 @@ fault fault_next(mock *m) {
 static bool script_next(script *s, const cJSON *list) {
   int n = cJSON_GetArraySize(list);
   if (!cJSON_IsArray(list)) return false;
+  if (n == 0) {
+    s->next_n = s->next_at = 0;
+  }
   if (s->next_at) {
     s->next_n -= s->next_at;
     memmove(s->next, s->next + s->next_at, s->next_n * sizeof *s->next);
