@@ -69,7 +69,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 FUZZ_SECONDS = 60
 
-.PHONY: all lib tests study test parity asan fuzz bench docs install clean help FORCE
+.PHONY: all lib tests study test parity soak asan fuzz bench bench-net docs install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -190,6 +190,18 @@ fuzz:
 bench: all
 	@$(abspath $(BIN)) scripts/bench.lua
 
+# clients of AI services against the mock services, and serve under load
+bench-net:
+	@scripts/install-deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all tests
+	@PL_BIN="$(abspath $(BIN))" PL_TESTS="$(abspath $(BUILD)/tests)" $(abspath $(BIN)) scripts/bench-net.lua
+
+# 10,000 calls with faults, undisturbed, killed 20 times, and by two processes at once
+soak:
+	@scripts/install-deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all tests
+	@PL_BIN="$(abspath $(BIN))" PL_TESTS="$(abspath $(BUILD)/tests)" tests/net/soak.sh 10000 20
+
 docs: all
 	@$(abspath $(BIN)) scripts/docs.lua
 
@@ -207,9 +219,11 @@ help:
 	@echo 'make study      install what is missing, build, run the study (./perilune run rlaif)'
 	@echo 'make test       install what is missing, build, run all tests'
 	@echo 'make parity     official clients and other servers against ours (needs python3)'
+	@echo 'make soak       10,000 calls to a faulty service, killed 20 times: no answer and no money lost'
 	@echo 'make asan       C and Lua tests under AddressSanitizer and UBSan'
 	@echo 'make fuzz       mutated files against the readers, FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench      speed against what this machine can do'
+	@echo 'make bench-net  what calls to services cost, and serve under load'
 	@echo 'make docs       regenerate lua/meta and the tables of the README'
 	@echo 'make install    to PREFIX=$(PREFIX), below DESTDIR if set'
 	@echo 'make clean      remove what was built (runs/ stays)'

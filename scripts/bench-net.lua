@@ -5,11 +5,10 @@
 --   perilune scripts/bench-net.lua queue PORT the long queue alone (a process of its own, for its memory)
 local pl = require "perilune"
 local base = require("perilune.core").base
-local net = require("perilune.core").net
+local mock = require "tests.lua.mock"
 local progress = require "perilune.study.progress"
 local store = require "perilune.study.store"
 
-local TESTS = os.getenv "PL_TESTS" or "build/tests"
 local PROGRAM = os.getenv "PL_BIN" or "./perilune"
 local ROUNDS = 3
 
@@ -30,12 +29,6 @@ local function report(what, got, wanted, good)
   rows[#rows + 1] = { what, got, wanted, good and "reached" or "MISSED" }
 end
 
-local function mock(latency)
-  local pipe = io.popen(("exec %s/mock --latency-ms %d"):format(TESTS, latency), "r")
-  local port = assert((pipe:read "l" or ""):match "^port (%d+)$", "the mock did not start (make tests)")
-  return port, pipe
-end
-
 local function candidates(n, mark)
   local list = {}
   for i = 1, n do
@@ -48,8 +41,8 @@ end
 
 -- 2,000 pairs in both orders: 4,000 requests.
 local function verdicts()
-  local port, pipe = mock(50)
-  local spec = ("openai:mock@http://127.0.0.1:%s/v1?concurrency=64&price_in=1&price_out=1"):format(port)
+  local server = mock.start "--latency-ms 50"
+  local spec = server:spec("openai", "concurrency=64&price_in=1&price_out=1")
   local seconds, cpus = {}, {}
   for round = 1, ROUNDS do
     local began, cpu = base.now(), os.clock()
@@ -58,15 +51,8 @@ local function verdicts()
     cpus[round] = 100 * (os.clock() - cpu) / seconds[round]
     assert(counts.asked == 2000 and counts.invalid == 0, "verdicts were lost")
   end
-  local http <close> = net.client {}
-  http:send { id = 1, method = "GET", url = ("http://127.0.0.1:%s/stats"):format(port), connect_s = 5, total_s = 5, idle_s = 5 }
-  local r
-  repeat
-    http:poll(1)
-    r = http:next()
-  until r
-  assert(base.json_decode(r.body, "stats").requests == ROUNDS * 4000, "the server counts other requests")
-  pipe:close()
+  assert(server:stats().requests == ROUNDS * 4000, "the server counts other requests")
+  server:stop()
   local s, c = median(seconds), median(cpus)
   report("4,000 verdicts (2,000 pairs, both orders), 64 in flight, 50 ms", ("%.2f s"):format(s), "under 4 s", s < 4)
   report("  CPU of one core meanwhile", ("%.0f %%"):format(c), "under 40 %", c < 40)
@@ -85,14 +71,25 @@ local function queue(port)
 end
 
 local function queued()
-  local port, pipe = mock(5)
+  local server = mock.start "--latency-ms 5"
   local began = base.now()
-  local child = io.popen(("%s scripts/bench-net.lua queue %s 2>/dev/null"):format(PROGRAM, port), "r")
+  local child = io.popen(("%s scripts/bench-net.lua queue %s 2>/dev/null"):format(PROGRAM, server.port), "r")
   local megabytes = tonumber(child:read "l" or "")
   child:close()
-  pipe:close()
+  server:stop()
   report(("50,000 calls queued, 64 in flight: peak memory (done in %.0f s)"):format(base.now() - began),
     megabytes and ("%.0f MB"):format(megabytes) or "failed", "under 200 MB", megabytes and megabytes < 200)
+end
+
+-- 32 parallel streams of `perilune serve` against model:generate with batch 32.
+local function serve(shape, tokens, rounds, client)
+  local child = io.popen(("%s scripts/bench-serve.lua %s 32 %d %d"):format(PROGRAM, shape, tokens, rounds), "r")
+  local text = child:read "a"
+  child:close()
+  local rate, share, cpu = text:match "medians: serve ([%d.]+) tokens/s, ([%d.]+) %% of generate; client ([%d.]+) %% of a core"
+  if not share then error("bench-serve.lua: " .. text, 0) end
+  report(("serve, %s shape, 32 streams, %s (%s %% of a core): %s tokens/s, share of generate"):format(shape, client, cpu,
+    rate), share .. " %", "90 %", tonumber(share) >= 90)
 end
 
 if arg[1] == "queue" then
@@ -104,6 +101,6 @@ store.set_home(temporary())
 progress.quiet(true)
 verdicts()
 queued()
-for _, row in ipairs(dofile "scripts/bench-serve.lua") do report(table.unpack(row)) end
+serve("15m", 64, 5, "a light client")
 assert(base.remove_tree(store.home()))
 print(require("perilune.cli.table").render({ "what", "here", "to reach", "" }, rows))

@@ -60,6 +60,7 @@ printf '#!/bin/sh\necho "$fake_id"\n' >"$tmp/fake/id"
 printf '#!/bin/sh\necho sudo >>"$asked"\nexec "$@"\n' >"$tmp/fake/sudo"
 chmod +x "$tmp"/fake/*
 all="gcc make libc6-dev pkg-config liblua5.4-dev libcjson-dev libpcre2-dev libedit-dev"
+all="$all libcurl4-openssl-dev libsqlite3-dev libmicrohttpd-dev ca-certificates"
 
 # deps HAVE FAILS ID: runs it; $tmp/said has what it said, $tmp/log what apt-get was asked
 deps() {

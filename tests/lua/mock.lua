@@ -5,8 +5,15 @@ local net = require("perilune.core").net
 local mock = {}
 mock.__index = mock
 
--- Before its pipe is closed, which waits for the program's end.
-function mock:__gc() os.execute("kill " .. self.pid) end
+---Ends the program.
+function mock:stop()
+  if not self.pid then return end
+  os.execute("kill " .. self.pid)          -- first: closing the pipe waits for the program's end
+  self.pid = nil
+  self.pipe:close()
+end
+
+mock.__gc = mock.stop
 
 local function path()
   return (os.getenv "PL_TESTS" or "build/tests") .. "/mock"
