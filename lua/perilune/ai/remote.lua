@@ -101,6 +101,16 @@ local function address(provider, given, o)
   return url, o.key_env or key_env
 end
 
+local made = {}
+
+---What a provider of this name takes, for help; nil where there is none over HTTP.
+---@param name string
+---@return {doc: string, rows: table<string, table>}|nil
+function remote.described(name)
+  if name:match "^%l+$" then pcall(require, "perilune.ai.providers." .. name) end
+  return made[name]
+end
+
 ---Makes the constructor of a provider: what `require "perilune.ai.providers.NAME"` returns.
 ---@param provider perilune.ai.Wire
 ---@return fun(rest: string, given: table<string, any>, spec: any): perilune.ai.Service
@@ -108,6 +118,8 @@ function remote.provider(provider)
   local rows = {}
   for name, row in pairs(ROWS) do rows[name] = row end
   for name, row in pairs(provider.options or {}) do rows[name] = row end
+  made[provider.name] = { rows = rows, doc = ("%s:MODEL, or %s:MODEL@URL for another address (%s); key in %s"):format(
+    provider.name, provider.name, provider.base, provider.key_env) }
   return function(rest, given, spec)
     local ai = require "perilune.ai"
     local extra, plain = {}, {}
