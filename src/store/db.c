@@ -274,7 +274,8 @@ static bool drop_old_views(pl_db *db, const sqlite3_stmt *self, int rc) {
 
 static int step(pl_db *db, sqlite3_stmt *s) {
   int rc = sqlite3_step(s);
-  if (drop_old_views(db, s, rc)) {
+  /* more than once: between giving up a view and trying again another process may write */
+  for (int tries = 0; tries < 100 && drop_old_views(db, s, rc); tries++) {
     sqlite3_reset(s);
     rc = sqlite3_step(s);
   }

@@ -349,10 +349,12 @@ end
 ---@param key string
 ---@return {attempt: integer, owner: string, started: number}|nil
 function Ledger:busy(key)
+  local found
+  -- to the end, for a loop left halfway would keep an old view of the file
   for row in self.s.busy:rows(key, self.owner) do
-    if process.alive(row.owner) then return row end
+    if not found and process.alive(row.owner) then found = row end
   end
-  return nil
+  return found
 end
 
 ---What was spent, in USD, by one study or by all.
