@@ -9,6 +9,20 @@ local function rows_of(ds)
   return out
 end
 
+T.test("wrap puts prompts and answers into a format, and unwrap takes prompts out again", function()
+  local rows = pl.feedback.wrap({ { prompt = "p", completion = "answer" }, { prompt = "q", chosen = "  a",
+    rejected = { text = " b", ids = { 1 } } } })
+  T.eq(rows[1].prompt, "\n\nHuman: p\n\nAssistant:")
+  T.eq(rows[1].completion, " answer")
+  T.eq({ rows[2].chosen, rows[2].rejected }, { " a", { text = " b", ids = { 1 } } })
+  local samples = pl.data.from { { prompt = rows[1].prompt, completions = { { text = " x" } } } }
+  T.eq(pl.feedback.unwrap(samples)[1].prompt, "p")
+  T.raises(function() pl.feedback.unwrap(pl.data.from { { prompt = "bare", completions = {} } }) end, "not in this format")
+  local plain = { { prompt = "p", completion = "a" } }
+  T.eq(pl.feedback.wrap(plain, { format = "plain" }), plain)
+  T.raises(function() pl.feedback.wrap(plain, { format = "chatml" }) end, "plain, paper")
+end)
+
 T.test("demonstrate keeps to its gates: ends, lengths, prompts too long", function()
   local answers = { short = "x", good = "a fit answer", long = ("y"):rep(50), ["a prompt that is far too long"] = "z" }
   local teacher = pl.ai(function(r) return answers[r.prompt] end)

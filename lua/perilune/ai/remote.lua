@@ -321,10 +321,14 @@ end
 local TEXTS = { prompt = true, a = true, b = true, answer = true, reference = true }
 local function text_of(value) return common.clean(common.text(value)) end
 
--- A request with its answers as plain text.
+-- A request with its answers as plain text. A base model's answer begins with a blank and a
+-- service's does not: a judge that saw it would know which is which.
 local function plain(request)
   local out = {}
   for name, value in pairs(request) do out[name] = TEXTS[name] and text_of(value) or value end
+  for _, name in ipairs { "a", "b", "answer" } do
+    if out[name] then out[name] = out[name]:match "^%s*(.-)%s*$" end
+  end
   return out
 end
 

@@ -394,6 +394,9 @@ function feedback.panel(critics, candidates, opts)
   return require "perilune.feedback.panel"(critics, candidates, opts)
 end
 
+local wrap = require "perilune.feedback.wrap"
+feedback.wrap, feedback.unwrap = wrap.wrap, wrap.unwrap
+
 ---The judge prompts: feedback.templates.names(), feedback.templates.get(name).
 feedback.templates = require "perilune.feedback.templates"
 

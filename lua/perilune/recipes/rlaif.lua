@@ -43,6 +43,15 @@ local function chosen_arms(names)
   return out
 end
 
+-- A service answers a bare prompt with a text of its own, which no base model would go on with.
+local function format_of(p, teachers)
+  if p.format ~= "auto" then return p.format end
+  for _, teacher in pairs(teachers) do
+    if teacher.provider.whole then return "paper" end
+  end
+  return "plain"
+end
+
 -- The paper's claims as contrasts of arms, and the gains they are made of.
 local GAIN_WEAK = { ["sft-weak-10+aif"] = 1, ["sft-weak-10"] = -1 }
 local GAIN_STRONG = { ["sft-strong-10+aif"] = 1, ["sft-strong-10"] = -1 }
@@ -101,6 +110,8 @@ local params = {
   reference = { type = "string",
     doc = "whose answers the arms are judged against: a teacher, or base (world: the weak teacher, else base)" },
   prompts = { "world", doc = "world, or a JSONL file with a prompt in each row; its last rows are held out" },
+  format = { "auto", choices = { "auto", "plain", "paper" }, doc = "how the base sees prompts: as they are, or as \\n\\nHuman: "
+    .. "PROMPT\\n\\nAssistant: ANSWER (auto: paper where a teacher is a service)" },
   n_prompts = { 6000, min = 20, doc = "training prompts" },
   held_out = { 400, min = 10, doc = "prompts that no arm trains on (of a file: at most 2/5 of its rows)" },
   sft_fraction = { 0.1, min = 0.001, max = 0.9,
@@ -235,12 +246,12 @@ local function ai_feedback(p, policy, critic, demos, prompts, preset, seed)
     n = p.pairs == "policy" and 2 or 1, max_tokens = preset.max_tokens, temperature = p.sample.temperature,
     top_p = p.sample.top_p, seed = seed,
   }
-  local candidates = pl.feedback.sample(policy, prompts, sampling)
+  local candidates = preset.sample(policy, prompts, sampling)
   if p.pairs == "teacher" then
     candidates = pl.feedback.join(demos, candidates, { names = { "teacher", "policy" } })
   end
   local preferences = pl.feedback.compare(critic, candidates, { order = p.order, seed = seed })
-  return pl.train.preference(policy, preferences, {
+  return pl.train.preference(policy, pl.feedback.wrap(preferences, preset.wrapping), {
     loss = "dpo", beta = preset.dpo.beta, sft_reg = p.dpo.sft_reg > 0 and p.dpo.sft_reg or nil, lr = preset.dpo.lr,
     epochs = preset.dpo.epochs, batch_size = p.batch_size, optimizer = p.optimizer, lr_scheduler = "linear",
     min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed,
@@ -342,8 +353,14 @@ return pl.recipe {
     local preset, arms = with_preset(p, given_base), chosen_arms(p.arms)
     local teachers, with_aif = {}, false
     for _, arm in ipairs(arms) do
-      if arm.teacher then teachers[arm.teacher] = true end
+      if arm.teacher then teachers[arm.teacher] = teachers[arm.teacher] or pl.ai(p.teacher[arm.teacher]) end
       with_aif = with_aif or arm.aif or false
+    end
+    preset.wrapping = { format = format_of(p, teachers) }
+    -- a model's answers to bare prompts, which it sees in the format it is trained on
+    function preset.sample(model, prompts, options)
+      local wrapped = pl.feedback.wrap(prompts, preset.wrapping)
+      return pl.feedback.unwrap(pl.feedback.sample(model, wrapped, options), preset.wrapping)
     end
     local train, held = load_prompts(p, run)
     local has_truth = p.prompts == "world"
@@ -377,7 +394,7 @@ return pl.recipe {
     for _, name in ipairs { "weak", "strong" } do
       if teachers[name] then
         run:at { arm = "teacher." .. name }
-        local all = pl.feedback.demonstrate(pl.ai(p.teacher[name]), train, { max_tokens = preset.max_tokens, seed = 0 })
+        local all = pl.feedback.demonstrate(teachers[name], train, { max_tokens = preset.max_tokens, seed = 0 })
         demos[name] = {
           all = all,
           first = all:filter(function(row) return in_first[row.prompt] end),
@@ -402,7 +419,7 @@ return pl.recipe {
       run:at { arm = "base", seed = s }
       models.base = given_base or tiny_base(p, run, seed, raw_text)
       if not reference then -- the first seed's base, for all seeds
-        reference = pl.feedback.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
+        reference = preset.sample(models.base, held, with { temperature = p.eval.temperature, seed = p.seed })
       end
       for _, arm in ipairs(arms) do
         run:at { arm = arm.name, seed = s }
@@ -411,13 +428,13 @@ return pl.recipe {
           models[arm.name] = ai_feedback(p, models[arm.name:gsub("%+aif$", "")], critic, d.rest, rest, preset, seed)
         elseif arm.teacher then
           local o = arm.data == "all" and preset.sft or preset.sft10
-          models[arm.name] = fine_tune(p, models.base, d[arm.data], o, seed)
+          models[arm.name] = fine_tune(p, models.base, pl.feedback.wrap(d[arm.data], preset.wrapping), o, seed)
         end
         local model = models[arm.name]
-        r.samples[s] = pl.feedback.sample(model, held, with { temperature = p.eval.temperature, seed = seed })
+        r.samples[s] = preset.sample(model, held, with { temperature = p.eval.temperature, seed = seed })
         r.judged[s] = pl.eval.winrate(r.samples[s], {
           against = reference, prompts = held, judge = judge, order = p.order, seed = seed })
-        if has_truth then r.greedy[s] = pl.feedback.sample(model, held, with { temperature = 0, seed = seed }) end
+        if has_truth then r.greedy[s] = preset.sample(model, held, with { temperature = 0, seed = seed }) end
       end
     end
     run:at {}
