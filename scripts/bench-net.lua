@@ -82,8 +82,8 @@ local function queued()
 end
 
 -- 32 parallel streams of `perilune serve` against model:generate with batch 32.
-local function serve(shape, tokens, rounds, client)
-  local child = io.popen(("%s scripts/bench-serve.lua %s 32 %d %d"):format(PROGRAM, shape, tokens, rounds), "r")
+local function serve(shape, tokens, rounds, client, python)
+  local child = io.popen(("%s scripts/bench-serve.lua %s 32 %d %d %s"):format(PROGRAM, shape, tokens, rounds, python or ""), "r")
   local text = child:read "a"
   child:close()
   local rate, share, cpu = text:match "medians: serve ([%d.]+) tokens/s, ([%d.]+) %% of generate; client ([%d.]+) %% of a core"
@@ -102,5 +102,12 @@ progress.quiet(true)
 verdicts()
 queued()
 serve("15m", 64, 5, "a light client")
+local python = (os.getenv "PERILUNE_VENV" or "build/parity-venv") .. "/bin/python"
+if base.exists(python) then
+  serve("1b", 8, 3, "the official openai client", python)
+else
+  report("serve, 1b shape, 32 streams, the official openai client", "not run", "90 %", false)
+  print "serve with the official client needs the environment of make parity (or PERILUNE_VENV)"
+end
 assert(base.remove_tree(store.home()))
 print(require("perilune.cli.table").render({ "what", "here", "to reach", "" }, rows))

@@ -1,5 +1,6 @@
 -- Throughput of `perilune serve` with parallel streams against model:generate with the same
--- batch: `perilune scripts/bench-serve.lua [shape = 15m|tiny|1b] [streams = 32] [new tokens = 64] [rounds = 7]`.
+-- batch: `perilune scripts/bench-serve.lua [shape = 15m|tiny|1b] [streams = 32] [new tokens = 64] [rounds = 7] [python]`.
+-- python: an interpreter that has the official openai client, which then makes the load.
 -- A seeded random model of the shape is saved and served in a second process on this machine, and
 -- build/tests/load (make tests) is the client, whose share of one core is printed. The speed of a
 -- shared machine moves, so each round of serve is compared with the mean of generate before and
@@ -19,6 +20,7 @@ local shape = arg and arg[1] or "15m"
 local streams, new = tonumber(arg and arg[2]) or 32, tonumber(arg and arg[3]) or 64
 local rounds = tonumber(arg and arg[4]) or 7
 local s = SHAPES[shape] or error("the shape is one of tiny, 15m, 1b", 0)
+local python = arg and arg[5]
 local load = (os.getenv "PL_TESTS" or "build/tests") .. "/load"
 local perilune = os.getenv "PL_BIN" or base.exe_dir() .. "/perilune"
 if not base.exists(load) then error(load .. " is not there: make tests", 0) end
@@ -79,7 +81,9 @@ local ok, problem = pcall(function()
   generate(0)
   local before = generate(1)
   for round = 1, rounds do
-    local text = output(("%q bench %s /v1/completions %q %d %d"):format(load, port, dir .. "/bodies", streams, #prompts))
+    local bodies_file = dir .. "/bodies"
+    local text = output(python and ("%q tests/parity/load.py %s %q %d %d"):format(python, port, bodies_file, streams, #prompts)
+      or ("%q bench %s /v1/completions %q %d %d"):format(load, port, bodies_file, streams, #prompts))
     local r = assert(pl.json.decode(text))
     if r.failed > 0 then error("requests failed: " .. text, 0) end
     local after = generate(round + 1)

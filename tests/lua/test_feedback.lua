@@ -20,7 +20,7 @@ T.test("wrap puts prompts and answers into a format, and unwrap takes prompts ou
   T.raises(function() pl.feedback.unwrap(pl.data.from { { prompt = "bare", completions = {} } }) end, "not in this format")
   local plain = { { prompt = "p", completion = "a" } }
   T.eq(pl.feedback.wrap(plain, { format = "plain" }), plain)
-  T.raises(function() pl.feedback.wrap(plain, { format = "chatml" }) end, "plain, paper")
+  T.raises(function() pl.feedback.wrap(plain, { format = "chatml" }) end, "paper, plain")
 end)
 
 T.test("demonstrate keeps to its gates: ends, lengths, prompts too long", function()
