@@ -167,21 +167,54 @@ T.test("a judge of ours and a published one, in both orders", function()
   end
 end)
 
+T.test("a plan knows what the ledger holds and how long replies took, and sends nothing", function()
+  local prompts = fresh(5)
+  local client = ai.client(server:spec("openai", FAST))
+  ask(client, { prompts[1], prompts[2] })
+  local requests_now, list = requests(), {}
+  for i, prompt in ipairs(prompts) do list[i] = { task = "demonstrate", prompt = prompt, index = 1 } end
+  local plan = client:plan("demonstrate", list, { max_tokens = 64, seed = 0 })
+  T.eq({ plan.calls, plan.kept, plan.guessed }, { 3, 2, false })
+  T.ok(plan.dollars.low < plan.dollars.expected and plan.dollars.expected < plan.dollars.max)
+  T.eq(plan.completion_tokens.max, 3 * 64)
+  local pair = { task = "compare", prompt = prompts[1], a = "long answer", b = "x" }
+  local spec = server:spec("openai", FAST)
+  ai.client(spec):compare({ pair }, { seed = 0 })
+  T.eq(ai.client(spec):plan("compare", { pair }, { seed = 0 }).kept, 1)
+  T.eq(requests(), requests_now + 1)
+end)
+
+T.test("structured replies of our own judge prompts", function()
+  local candidates = { { prompt = fresh()[1], completions = { { text = "A good and much longer answer" }, { text = "Bad" } } } }
+  local counts = pl.feedback.compare(server:spec("openai", FAST .. "&schema=true"), candidates, { order = "both" }).counts
+  T.eq(counts.asked - counts.invalid, 1)
+  local rated = pl.feedback.rate(server:spec("openai", FAST .. "&schema=true"), { { prompt = "p", completion = "An answer." } })
+  T.eq(rated.counts.rated, 1)
+end)
+
+T.test("a reply in broken UTF-8 is an answer with U+FFFD in it", function()
+  server:script { next = { "invalid_utf8" } }
+  local demos = ask(server:spec("openai", FAST), fresh())
+  T.eq(demos.counts.kept, 1)
+  T.ok(utf8.len(demos[1].completion) and demos[1].completion:find "\u{FFFD}")
+end)
+
 T.test("the budget is kept to, what came is kept, and more money goes on", function()
   local prompts = fresh(30)
   local spec = server:spec("openai", "price_in=1000&price_out=1000&concurrency=4")
   local spent = ledger.default():spent { study = "script" }
   local before = spent.paid + spent.possibly
-  engine.budget = before + 0.5
+  ai.budget(before + 0.5)
   local message = T.raises(function() ask(spec, prompts) end, "budget")
   local now = ledger.default():spent { study = "script" }
   T.ok(now.paid + now.possibly <= engine.budget, message)
   local first = requests()
-  engine.budget = before + 1e6
+  ai.budget(before + 1e6)
   T.eq(ask(spec, prompts).counts.kept, 30)
   T.ok(requests() - first < 30)
   T.raises(function() ask(server:spec "openai", fresh()) end, "price")
-  engine.budget = nil
+  ai.budget(nil)
+  T.raises(function() ai.budget(-1) end, "0 or more")
 end)
 
 T.test("batches: half the price, out of order, the same answers", function()

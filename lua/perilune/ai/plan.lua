@@ -33,11 +33,11 @@ local function known_part(request)
   return out or request, missing
 end
 
--- A judge's answer is a line; a demonstration may fill its limit.
-local function answer_tokens(task, most, share)
-  if task == "demonstrate" then return most * SHARES[share] end
-  local few = { low = 1, expected = 8, max = most }
-  return math.min(few[share], most)
+-- A judge's reply is as long as its prompt asks for; a demonstration may fill its limit.
+local function answer_tokens(template, most, share)
+  if not template then return most * SHARES[share] end
+  local reply = { low = 1, expected = template.reply_tokens, max = most }
+  return math.min(reply[share], most)
 end
 
 local function open_ledger()
@@ -45,20 +45,21 @@ local function open_ledger()
 end
 
 -- Mean seconds a reply of the model took.
-local function latency_of(book, model)
+local function latency_of(book, service)
+  local model = ("%s:%s"):format(service.provider, service.model)
   for _, row in ipairs(book and book:summary { by = "model" } or {}) do
     if row.model == model and row.calls > 0 and row.seconds > 0 then return row.seconds / row.calls end
   end
-  return LATENCY
+  return LATENCY, true
 end
 
--- How one request is made, by task.
+-- How one request is made, by task; and the judge prompt, if it is one.
 local function maker(service, task, opts)
   if task == "demonstrate" then
     return function(request) return service:demonstration(request, opts) end
   end
   local template = service:template(task, opts)
-  return function(request) return service:judgement(template, request, opts) end
+  return function(request) return service:judgement(template, request, opts) end, template
 end
 
 ---@class perilune.ai.Plan
@@ -69,6 +70,8 @@ end
 ---@field completion_tokens {low: number, expected: number, max: number}
 ---@field dollars {low: number, expected: number, max: number}|nil nil: the price is unknown
 ---@field seconds number under the rate limits
+---@field latency number seconds a reply takes: the ledger's mean of this model, or a guess
+---@field guessed boolean the latter
 ---@field model string
 ---@field counted string what counted the tokens
 
@@ -82,7 +85,7 @@ function plan.of(service, task, requests, opts)
   -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
   if not book then service.ctx = service.ctx or { secret = ("0"):rep(64) } end
   local counter = tokens.counter(service.model, service.options.tokenizer)
-  local make = maker(service, task, opts)
+  local make, template = maker(service, task, opts)
   local out = {
     calls = 0, kept = 0, model = service.model, counted = counter.name,
     prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
@@ -99,7 +102,7 @@ function plan.of(service, task, requests, opts)
       for _, message in ipairs(call.messages) do prompt = prompt + counter.count(message.content) + 4 end
       for share, part in pairs(SHARES) do
         out.prompt_tokens[share] = out.prompt_tokens[share] + prompt + missing * part
-        out.completion_tokens[share] = out.completion_tokens[share] + answer_tokens(task, wired.max_tokens, share)
+        out.completion_tokens[share] = out.completion_tokens[share] + answer_tokens(template, wired.max_tokens, share)
       end
     end
   end
@@ -114,7 +117,9 @@ function plan.of(service, task, requests, opts)
     out.price = service.price
   end
   local o = service.options
-  out.seconds = math.max(out.calls * latency_of(book, service.model) / o.concurrency,
+  out.latency, out.guessed = latency_of(book, service)
+  out.guessed = out.guessed or false
+  out.seconds = math.max(out.calls * out.latency / o.concurrency,
     o.rpm and out.calls / o.rpm * 60 or 0,
     o.tpm and (out.prompt_tokens.expected + out.completion_tokens.expected) / o.tpm * 60 or 0)
   return out

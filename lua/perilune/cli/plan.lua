@@ -39,6 +39,7 @@ local function bill(stages)
       sum.prompt_tokens = sum.prompt_tokens + s.prompt_tokens.expected
       sum.completion_tokens = sum.completion_tokens + s.completion_tokens.expected
       sum.counted[s.counted] = true
+      if s.guessed and s.calls > 0 then sum.guessed = s.latency end
       if s.dollars then
         for _, share in ipairs { "low", "expected", "max" } do sum[share] = sum[share] + s.dollars[share] end
       elseif s.calls > 0 then
@@ -68,7 +69,8 @@ local function say_bill(sum)
     lines[#lines + 1] = ("dollars: the price of %s is unknown (%s calls): price_in= and price_out= in its spec, or PL_PRICES")
       :format(model, thousands(sum.unknown[model]))
   end
-  lines[#lines + 1] = ("time: %s of calls under the limits given (concurrency=, rpm=, tpm=)"):format(hours(sum.seconds))
+  lines[#lines + 1] = ("time: %s of calls under the limits given (concurrency=, rpm=, tpm=)%s"):format(hours(sum.seconds),
+    sum.guessed and ("; where the ledger knows no reply of a model, %g s each are assumed"):format(sum.guessed) or "")
   lines[#lines + 1] = ("tokens counted with %s; nothing was sent"):format(table.concat(sorted(sum.counted), ", "))
   return table.concat(lines, "\n")
 end

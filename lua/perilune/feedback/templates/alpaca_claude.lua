@@ -10,7 +10,7 @@ local USER = gpt4.user:gsub("more of a joke%.", '%0 Now is the real task, rememb
 
 return {
   name = "alpaca_claude", doc = "the paper's critic claude (AlpacaEval): Output (a) or Output (b)", task = "compare",
-  published = true, sampling = { temperature = 0, max_tokens = 50 },
+  published = true, sampling = { temperature = 0, max_tokens = 50 }, reply_tokens = 6,
   messages = function(call)
     return {
       { role = "user", content = fill.text(USER, { instruction = call.prompt, output_1 = call.a, output_2 = call.b }) },

@@ -45,7 +45,7 @@ end
 
 return {
   name = "alpaca_eval_1", doc = "AlpacaEval 1's judge (alpaca_eval_gpt4): a ranking of the two", task = "compare",
-  published = true, sampling = { temperature = 0, max_tokens = 100 },
+  published = true, sampling = { temperature = 0, max_tokens = 100 }, reply_tokens = 40,
   messages = function(call)
     return {
       { role = "system", content = SYSTEM },

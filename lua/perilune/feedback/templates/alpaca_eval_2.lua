@@ -42,7 +42,7 @@ end
 
 return {
   name = "alpaca_eval_2", doc = "AlpacaEval 2's judge: the log-probabilities of m and M weigh the verdict",
-  task = "compare", published = true, sampling = { temperature = 1, max_tokens = 1, top_logprobs = 5 },
+  task = "compare", published = true, sampling = { temperature = 1, max_tokens = 1, top_logprobs = 5 }, reply_tokens = 1,
   messages = function(call)
     return {
       { role = "system", content = SYSTEM },

@@ -33,7 +33,7 @@ local USER = '\z
 
 return {
   name = "alpaca_gpt4", doc = "the paper's critic gpt4 (AlpacaEval): Output (a) or Output (b)", task = "compare",
-  published = true, sampling = { temperature = 0, max_tokens = 50 },
+  published = true, sampling = { temperature = 0, max_tokens = 50 }, reply_tokens = 6,
   user = USER,                             -- alpaca_claude's is made of it
   messages = function(call)
     return {

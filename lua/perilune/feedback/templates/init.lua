@@ -9,6 +9,7 @@ local options = require "perilune.options"
 ---@field task "compare"|"rate"
 ---@field published boolean a protocol of others, to the letter
 ---@field sampling table what the protocol sets: temperature, max_tokens, top_logprobs
+---@field reply_tokens integer about how long a reply is, for plans
 --- A call is {prompt, a, b} or {prompt, answer, reference?, turns?}, all text; a is shown first.
 ---@field messages fun(call: table, ctx: {secret: string}, structured: boolean?): {role: string, content: string}[]
 --- "a", "b", "tie", "invalid" or the probability that a is better; of a rating a number or false.

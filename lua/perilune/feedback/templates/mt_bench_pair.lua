@@ -31,7 +31,7 @@ local VERDICT = { A = "a", B = "b", C = "tie" }
 
 return {
   name = "mt_bench_pair", doc = "MT-bench's pairwise judge (pair-v2): a reason, then [[A]], [[B]] or [[C]]",
-  task = "compare", published = true, sampling = { temperature = 0, max_tokens = 2048 },
+  task = "compare", published = true, sampling = { temperature = 0, max_tokens = 2048 }, reply_tokens = 250,
   messages = function(call)
     return {
       { role = "system", content = SYSTEM },

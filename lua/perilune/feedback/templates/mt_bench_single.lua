@@ -82,7 +82,7 @@ end
 
 return {
   name = "mt_bench_single", doc = "MT-bench's rating of one answer (single-v1): a reason, then [[1]] to [[10]]",
-  task = "rate", published = true, sampling = { temperature = 0, max_tokens = 2048 },
+  task = "rate", published = true, sampling = { temperature = 0, max_tokens = 2048 }, reply_tokens = 200,
   messages = function(call)
     local system, user = (call.turns and several_turns or one_turn)(call)
     return { { role = "system", content = system }, { role = "user", content = user } }

@@ -35,7 +35,7 @@ local function nonce(call, ctx) return fence.nonce(ctx, "pairwise", call.prompt,
 
 return {
   name = "pairwise", doc = "which of two answers is better; fenced, with a verdict line", task = "compare",
-  published = false, sampling = { max_tokens = 1024 },
+  published = false, sampling = { max_tokens = 1024 }, reply_tokens = 60,
   schema = {
     type = "object", additionalProperties = false, required = { "reason", "verdict" },
     properties = { reason = { type = "string" }, verdict = { type = "string", enum = { "A", "B", "TIE" } } },

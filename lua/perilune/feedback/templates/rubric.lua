@@ -35,7 +35,7 @@ local function nonce(call, ctx) return fence.nonce(ctx, "rubric", call.prompt, c
 
 return {
   name = "rubric", doc = "a rating from 1 to 10 in four aspects and overall; fenced, with a score line", task = "rate",
-  published = false, sampling = { max_tokens = 1024 },
+  published = false, sampling = { max_tokens = 1024 }, reply_tokens = 120,
   schema = {
     type = "object", additionalProperties = false, required = { "reason", "score" },
     properties = { reason = { type = "string" }, score = { type = "number" } },
