@@ -25,16 +25,6 @@ local function continuation(tok, w, base, ids)
   return tok:decode(ids)
 end
 
--- Where the earliest of the stop texts begins, or nil.
-local function find_stop(text, stops)
-  local first
-  for _, s in ipairs(stops) do
-    local at = text:find(s, 1, true)
-    if at and (not first or at < first) then first = at end
-  end
-  return first
-end
-
 local function stop_list(given)
   if given == nil then return {}, 0 end
   local list = type(given) == "table" and given or { given }
@@ -81,10 +71,10 @@ function Run:watch()
     local index, _, ids = self.g:look(i)
     if not index then return end
     local tail = table.move(ids, math.max(1, #ids - self.longest - 8), #ids, 1, {})
-    if find_stop(self.tok:decode(tail), self.stops) then
+    if stream.find_stop(self.tok:decode(tail), self.stops) then
       local p = self.prompts[index]
       self:joint(p)
-      if find_stop(continuation(self.tok, p.window, p.base, ids), self.stops) then
+      if stream.find_stop(continuation(self.tok, p.window, p.base, ids), self.stops) then
         self.g:stop(i)
         i = i - 1
       end
@@ -103,7 +93,7 @@ function Run:finish(index, sample, ids, logprobs, finish)
   if self.tok then
     self:joint(p)
     text = continuation(self.tok, p.window, p.base, ids)
-    local at = find_stop(text, self.stops)
+    local at = stream.find_stop(text, self.stops)
     if at then
       text, finish = text:sub(1, at - 1), "stop"
       trim({ ids = ids, logprobs = logprobs, window = p.window, base = p.base }, self.tok, text)

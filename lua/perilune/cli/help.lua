@@ -3,7 +3,8 @@
 local cli = require "perilune.cli"
 local find = require "perilune.cli.find"
 local remote = require "perilune.ai.remote"
-local render = require("perilune.cli.table").render
+local text = require "perilune.cli.table"
+local render = text.render
 
 local function default_of(row)
   local value = row[1]
@@ -29,13 +30,6 @@ local function table_of(names, rows_by_name)
   return rows
 end
 
-local function sorted(t)
-  local names = {}
-  for name in pairs(t) do names[#names + 1] = name end
-  table.sort(names)
-  return names
-end
-
 -- A short parameter makes the example: the first that fits on a line.
 local function example(rows)
   for _, row in ipairs(rows) do
@@ -48,7 +42,7 @@ end
 return function(words)
   local service = words[1] and remote.described(words[1])
   if service then
-    io.stdout:write(service.doc, "\n\n", render({ "option", "default", "" }, table_of(sorted(service.rows), service.rows)),
+    io.stdout:write(service.doc, "\n\n", render({ "option", "default", "" }, table_of(text.sorted(service.rows), service.rows)),
       ("\n\nexample: %s:MODEL?concurrency=64&temperature=0\n"):format(words[1]))
     return 0
   end

@@ -3,14 +3,14 @@
 local base = require("perilune.core").base
 local find = require "perilune.cli.find"
 local prices = require "perilune.ai.prices"
-local render = require("perilune.cli.table").render
+local text = require "perilune.cli.table"
 
 local function thousands(n)
-  local text, k = ("%d"):format(math.floor(n + 0.5)), nil
+  local digits, k = ("%d"):format(math.floor(n + 0.5)), nil
   repeat
-    text, k = text:gsub("^(%d+)(%d%d%d)", "%1,%2")
+    digits, k = digits:gsub("^(%d+)(%d%d%d)", "%1,%2")
   until k == 0
-  return text
+  return digits
 end
 
 local function dollars(sum) return sum and ("%.2f"):format(sum) or "unknown" end
@@ -50,13 +50,6 @@ local function bill(stages)
   return sum
 end
 
-local function sorted(set)
-  local list = {}
-  for name in pairs(set) do list[#list + 1] = name end
-  table.sort(list)
-  return list
-end
-
 local function say_bill(sum)
   local known = sum.max > 0 or not next(sum.unknown)
   local lines = { ("\n%s calls to services, %s answered by the ledger; %s input and %s output tokens expected"):format(
@@ -65,13 +58,13 @@ local function say_bill(sum)
     lines[#lines + 1] = ("dollars: %s expected, %s to %s (prices of %s; PL_PRICES=FILE gives others)"):format(
       dollars(sum.expected), dollars(sum.low), dollars(sum.max), prices.AS_OF)
   end
-  for _, model in ipairs(sorted(sum.unknown)) do
+  for _, model in ipairs(text.sorted(sum.unknown)) do
     lines[#lines + 1] = ("dollars: the price of %s is unknown (%s calls): price_in= and price_out= in its spec, or PL_PRICES")
       :format(model, thousands(sum.unknown[model]))
   end
   lines[#lines + 1] = ("time: %s of calls under the limits given (concurrency=, rpm=, tpm=)%s"):format(hours(sum.seconds),
     sum.guessed and ("; where the ledger knows no reply of a model, %g s each are assumed"):format(sum.guessed) or "")
-  lines[#lines + 1] = ("tokens counted with %s; nothing was sent"):format(table.concat(sorted(sum.counted), ", "))
+  lines[#lines + 1] = ("tokens counted with %s; nothing was sent"):format(table.concat(text.sorted(sum.counted), ", "))
   return table.concat(lines, "\n")
 end
 
@@ -106,7 +99,7 @@ return function(words, flags)
   rows[#rows + 1] = { "total", "", ("%d stages"):format(#run.plan), thousands(calls), thousands(tokens),
     next(sum.counted) and dollars(sum.expected) or "-", next(sum.counted) and hours(sum.seconds) or "-",
     ("%d kept"):format(cached) }
-  io.stdout:write(render({ "arm", "seed", "stage", "calls", "tokens at most", "dollars", "time", "" }, rows), "\n")
+  io.stdout:write(text.render({ "arm", "seed", "stage", "calls", "tokens at most", "dollars", "time", "" }, rows), "\n")
   if next(sum.counted) then io.stdout:write(say_bill(sum), "\n") end
   if ended then io.stdout:write(ended, "\n") end
   return 0

@@ -35,4 +35,14 @@ function M.render(columns, rows)
   return table.concat(out, "\n")
 end
 
+---The keys of a table, sorted.
+---@param t table<string, any>
+---@return string[]
+function M.sorted(t)
+  local names = {}
+  for name in pairs(t) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
 return M

@@ -59,16 +59,6 @@ function Engine:queued() return math.max(0, self.live - self.rows) end
 
 ---- one answer's text
 
--- Where the earliest of the stop texts begins, or nil.
-local function find_stop(text, stops)
-  local first
-  for _, s in ipairs(stops) do
-    local at = text:find(s, 1, true)
-    if at and (not first or at < first) then first = at end
-  end
-  return first
-end
-
 -- Length of the longest end of `text` that a stop text may begin with.
 local function may_begin(text, stops)
   local longest = 0
@@ -88,7 +78,7 @@ local function add_text(choice, text, last)
   local job = choice.job
   local held = choice.held .. text
   choice.seen = choice.seen + #text
-  local at = find_stop(held, job.stops)
+  local at = stream.find_stop(held, job.stops)
   local keep = 0
   if at then
     choice.stopped = true

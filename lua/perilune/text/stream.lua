@@ -21,6 +21,19 @@ function stream.window(tok, ids)
   return {}, ""
 end
 
+---Where the earliest of the stop texts begins, or nil.
+---@param text string
+---@param stops string[]
+---@return integer|nil
+function stream.find_stop(text, stops)
+  local first
+  for _, s in ipairs(stops) do
+    local at = text:find(s, 1, true)
+    if at and (not first or at < first) then first = at end
+  end
+  return first
+end
+
 ---@class perilune.TextStream
 ---@field tok perilune.Tokenizer
 ---@field all integer[] # a window that was given out, then what is held back
