@@ -45,7 +45,7 @@ ask() { # METHOD PATH [BODY]
     io.write(r.body or '')"
 }
 
-requests() { ask GET /stats | grep -o '"requests":[0-9]*' | cut -d: -f2; }
+requests() { ask GET /stats | grep -o '"requests": [0-9]*' | cut -d' ' -f2; }
 
 # a tiny base model and prompts
 cat >"$tmp/make.lua" <<'LUA'

@@ -33,11 +33,14 @@ local function known_part(request)
   return out or request, missing
 end
 
--- A judge's answer is a line; a demonstration may fill its limit.
+-- A demonstration may fill its limit. A judge with room for a line answers in a word, one with
+-- room for more gives reasons first.
+local ROOM_FOR_REASONS = 200
+local WORD, REASONS = { low = 1, expected = 8 }, { low = 16, expected = 100 }
 local function answer_tokens(task, most, share)
   if task == "demonstrate" then return most * SHARES[share] end
-  local few = { low = 1, expected = 8, max = most }
-  return math.min(few[share], most)
+  local few = most < ROOM_FOR_REASONS and WORD or REASONS
+  return math.min(few[share] or most, most)
 end
 
 local function open_ledger()
@@ -45,7 +48,8 @@ local function open_ledger()
 end
 
 -- Mean seconds a reply of the model took.
-local function latency_of(book, model)
+local function latency_of(book, service)
+  local model = service.provider .. ":" .. service.model
   for _, row in ipairs(book and book:summary { by = "model" } or {}) do
     if row.model == model and row.calls > 0 and row.seconds > 0 then return row.seconds / row.calls end
   end
@@ -72,28 +76,19 @@ end
 ---@field model string
 ---@field counted string what counted the tokens
 
----@param service perilune.ai.Service
----@param task string
----@param requests perilune.ai.Request[]
----@param opts table as for the task
----@return perilune.ai.Plan
-function plan.of(service, task, requests, opts)
-  local book = open_ledger()
-  -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
-  if not book then service.ctx = service.ctx or { secret = ("0"):rep(64) } end
+-- Counts the calls of the requests, one by one, into `out`.
+local function count(out, service, task, requests, opts, book)
   local counter = tokens.counter(service.model, service.options.tokenizer)
-  local make = maker(service, task, opts)
-  local out = {
-    calls = 0, kept = 0, model = service.model, counted = counter.name,
-    prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
-  }
+  local make, seen = maker(service, task, opts), {}
+  out.counted = counter.name
   for _, request in ipairs(requests) do
     local known, missing = known_part(request)
     local call = make(known)
     local wired = service:request(call)
     if missing == 0 and book and book:find(wired.key) then
       out.kept = out.kept + 1
-    else
+    elseif missing > 0 or not seen[wired.key] then         -- the same call twice is sent once
+      seen[wired.key] = missing == 0
       out.calls = out.calls + 1
       local prompt = 0
       for _, message in ipairs(call.messages) do prompt = prompt + counter.count(message.content) + 4 end
@@ -103,7 +98,24 @@ function plan.of(service, task, requests, opts)
       end
     end
   end
-  if not book then service.ctx = nil end
+end
+
+---@param service perilune.ai.Service
+---@param task string
+---@param requests perilune.ai.Request[]
+---@param opts table as for the task
+---@return perilune.ai.Plan
+function plan.of(service, task, requests, opts)
+  local book = open_ledger()
+  local out = {
+    calls = 0, kept = 0, model = service.model,
+    prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
+  }
+  -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
+  if not book then service.planned = { secret = ("0"):rep(64) } end
+  local ok, problem = pcall(count, out, service, task, requests, opts, book)
+  service.planned = nil
+  if not ok then error(problem, 0) end
   out.tokens = out.prompt_tokens.max + out.completion_tokens.max
   if service.price then
     out.dollars = {}
@@ -114,7 +126,7 @@ function plan.of(service, task, requests, opts)
     out.price = service.price
   end
   local o = service.options
-  out.seconds = math.max(out.calls * latency_of(book, service.model) / o.concurrency,
+  out.seconds = math.max(out.calls * latency_of(book, service) / o.concurrency,
     o.rpm and out.calls / o.rpm * 60 or 0,
     o.tpm and (out.prompt_tokens.expected + out.completion_tokens.expected) / o.tpm * 60 or 0)
   return out
