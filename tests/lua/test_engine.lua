@@ -257,10 +257,9 @@ T.test("an error in the midst of a run keeps all that came and leaves nothing op
     T.ok(word == "final" or word == "lost", word)
     if word == "final" then finals = finals + 1 else lost = lost + 1 end
   end
-  T.ok(finals >= 25 and lost <= 4, finals)
-  T.eq(finals + lost, sent)
+  T.eq({ finals, lost }, { sent, 0 })
   engine.run(service, source(false))
-  T.eq(requests() - before, 40 + lost)
+  T.eq(requests() - before, 40)
 end)
 
 T.test("the budget counts what another process spends meanwhile", function()
@@ -300,23 +299,6 @@ T.test("a plan counts what will be sent, and knows how long the model takes", fu
   T.ok(service:plan("compare", requests_of(fresh(32)), {}).seconds < 1, "measured, not assumed")
   T.raises(function() service:plan("compare", { { prompt = "p", a = "x" } }, {}) end)
   T.eq(service.planned, nil)
-end)
-
-T.test("batches: half the price, out of order, the same answers", function()
-  for _, provider in ipairs { "openai", "anthropic" } do
-    local prompts = fresh(8)
-    local before = ledger.default():spent { study = "script" }
-    local demos = ask(server:spec(provider, FAST .. "&batch=true"), prompts)
-    T.eq(demos.counts.kept, 8, provider)
-    local cost = ledger.default():spent({ study = "script" }).paid - before.paid
-    local n = requests()
-    T.eq(ask(server:spec(provider, FAST), prompts).counts.kept, 8)
-    T.eq(requests(), n, "answered by the ledger")
-    local same = ask(server:spec(provider, FAST .. "&temperature=0.5"), prompts)
-    local full = ledger.default():spent({ study = "script" }).paid - before.paid - cost
-    T.near(cost, full / 2, 1e-12, provider)
-    T.eq(same.counts.kept, 8)
-  end
 end)
 
 T.test("a client is the same object whatever stands behind it", function()

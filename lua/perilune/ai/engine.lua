@@ -39,6 +39,8 @@ local TRIES_UNREACHED = 3
 local HOPELESS = 5
 -- Another process is asking the same: look again after so long.
 local LOOK_AGAIN = 0.5
+-- After an error of ours, replies to what was paid for are waited for so long.
+local LAST_WAIT = 5
 -- Jobs that wait for their next try; beyond that no new ones are begun.
 local MOST_WAITING = 1024
 -- Calls that the ledger answers, before replies and the progress line get their turn.
@@ -389,14 +391,16 @@ function Run:turn()
   end
 end
 
--- After a failure, or Ctrl-C: replies that came are kept; what is in flight is given up, and
--- may have been paid for.
-function Run:tidy()
-  unfinished = nil
-  pcall(function()
-    http:poll(0)
+-- After an error, or Ctrl-C in an earlier run: replies that come soon are kept; what is in
+-- flight then is given up, and may have been paid for.
+---@param seconds number
+function Run:tidy(seconds)
+  local ends = base.now() + seconds
+  repeat
+    http:poll(seconds > 0 and http:active() > 0 and 0.1 or 0)
     self:collect(base.now())
-  end)
+  until http:active() == 0 or base.now() >= ends
+  unfinished = nil
   self.book:transaction(function()
     for _, fate in ipairs(self.arrived) do pcall(self.write, self, fate) end
     for attempt, job in pairs(self.open) do
@@ -415,7 +419,7 @@ end
 ---@param source perilune.ai.Source
 function engine.run(service, source)
   http = http or net.client { connections = 256, user_agent = "perilune/" .. require("perilune").version }
-  if unfinished then unfinished:tidy() end
+  if unfinished then unfinished:tidy(0) end
   local run = new_run(service, source)
   unfinished = run
   local ok, problem = pcall(function()
@@ -423,7 +427,7 @@ function engine.run(service, source)
     if #run.doubtful > 0 and (run.answered > 0 or run.proven) then run.book:transaction(run.believe, run) end
   end)
   if not ok then
-    pcall(run.tidy, run)
+    pcall(run.tidy, run, LAST_WAIT)
     error(problem, 0)
   end
   unfinished = nil

@@ -74,6 +74,7 @@ end
 ---@field dollars {low: number, expected: number, max: number}|nil nil: the price is unknown
 ---@field seconds number under the rate limits
 ---@field model string
+---@field batch boolean its service answers within a day
 ---@field counted string what counted the tokens
 
 -- Counts the calls of the requests, one by one, into `out`.
@@ -108,7 +109,7 @@ end
 function plan.of(service, task, requests, opts)
   local book = open_ledger()
   local out = {
-    calls = 0, kept = 0, model = service.model,
+    calls = 0, kept = 0, model = service.model, batch = service.options.batch,
     prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
   }
   -- Without a ledger there is no secret yet; any of the same length gives the same sizes.

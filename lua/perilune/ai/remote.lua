@@ -42,6 +42,7 @@ local remote = {}
 ---@field problem fun(body: table): {message: string?, code: string?} of an error reply
 ---@field request_id string header that names the request
 ---@field limits fun(headers: table<string, string>): table as perilune.ai.Gate.learn takes
+---@field batch? perilune.ai.Batches
 
 -- Options every service takes. `sent` ones change the request and so the key of a stage.
 local ROWS = {
