@@ -7,6 +7,7 @@ local budget = require "perilune.ai.budget"
 local ledger = require "perilune.ai.ledger"
 local mock = require "tests.lua.mock"
 local pl = require "perilune"
+local process = require "perilune.study.process"
 local progress = require "perilune.study.progress"
 local store = require "perilune.study.store"
 
@@ -104,6 +105,21 @@ T.test("results are booked once, whoever else booked them while we waited", func
     return results
   end, function() T.eq(ask(spec, prompts).counts.kept, 3) end)
   T.eq(stats().batch_requests - n, 3)
+end)
+
+T.test("what another process is asking is waited for, and handed in when that one is gone", function()
+  local prompts, n = fresh(4), stats().batch_requests
+  local pipe <close> = io.popen("echo $$; exec sleep 1", "r")
+  local theirs = ledger.open(ledger.path())
+  theirs.owner = process.mark(pipe:read "n")
+  local service = ai.client(server:spec("openai", BATCH)).provider
+  local function request(i) return service:request(service:demonstration({ prompt = prompts[i] }, { max_tokens = 64 })) end
+  for i = 1, 2 do theirs:note { key = request(i).key, provider = "openai", model = "m", endpoint = "e", estimate = 0 } end
+  local began = base.now()
+  T.eq(ask(server:spec("openai", BATCH), prompts).counts.kept, 4)
+  T.ok(base.now() - began > 0.7)
+  T.eq(stats().batch_requests - n, 4)
+  theirs:close()
 end)
 
 -- Faults for the lines of batches alone; nil: no more.

@@ -147,28 +147,34 @@ function Run:wants(row)
   return false
 end
 
--- The batch once no other process sees to it; nil: that one has read its results.
-function Run:await(row)
-  if not row.busy then return row end
-  progress.say(("  %s: another process waits for a batch with the same calls; its answers are waited for"):format(
-    self.service.name))
-  local id, attempts, wait = row.id, row.attempts, FIRST_LOOK
-  while row and row.busy do
-    base.sleep(wait)
-    wait, row = math.min(wait * 1.5, LONGEST_LOOK), nil
-    for _, other in ipairs(self.book:batches()) do
-      if other.id == id then row = other end
+-- Calls that another process is asking: waits until it has its answers, or is gone.
+function Run:await(calls)
+  local wait, told = FIRST_LOOK, false
+  local function busy()
+    for _, call in ipairs(calls) do
+      if self.book:busy(call.key) then return true end
     end
+    return false
   end
-  if not row then self:hand_over(attempts) end
-  return row
+  while busy() do
+    if not told then
+      progress.say(("  %s: another process is asking the same; its answers are waited for"):format(self.service.name))
+      told = true
+    end
+    base.sleep(wait)
+    wait = math.min(wait * 1.5, LONGEST_LOOK)
+  end
+  self:hand_over(calls)
 end
 
--- Batches of an earlier run that still hold answers to what is asked now.
+-- Batches of an earlier run, or of another process that is gone, that still hold answers to what is asked now.
 function Run:resume()
   for _, row in ipairs(self.book:batches()) do
-    row = self:wants(row) and self:await(row)
-    if row then
+    if self:wants(row) then
+      self:await(row.attempts)
+      row.attempts = self.book:batch_attempts(row.id)
+    end
+    if self:wants(row) then
       row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
       if row.remote then
         self.book:batch_change(row.id, { remote = row.remote })
@@ -205,14 +211,20 @@ function Run:slice(at)
   return items, at
 end
 
-function Run:hand_in(items)
+-- Notes a batch of those items that no other process has come before with; the others come back.
+function Run:note(items)
   local service, book = self.service, self.book
+  local row, taken = { items = {}, attempts = {} }, {}
   -- a name of our own, by which the batch is found again if the reply to its creation is lost
-  local mark = base.sha256(("%s %.6f %d"):format(items[1].key, base.walltime(), base.pid())):sub(1, 32)
-  local row = { attempts = {} }
+  row.mark = base.sha256(("%s %.6f %d"):format(items[1].key, base.walltime(), base.pid())):sub(1, 32)
   book:transaction(function()
-    row.id = book:batch { provider = service.provider, endpoint = service.base, detail = mark }
-    for i, item in ipairs(items) do
+    for _, item in ipairs(items) do
+      local list = (book:find(item.key) or book:busy(item.key)) and taken or row.items
+      list[#list + 1] = item
+    end
+    if #row.items == 0 then return end
+    row.id = book:batch { provider = service.provider, endpoint = service.base, detail = row.mark }
+    for i, item in ipairs(row.items) do
       local job = item.job
       job.rounds = job.rounds + 1
       local attempt = book:note { key = job.key, provider = service.provider, model = service.model,
@@ -222,14 +234,22 @@ function Run:hand_in(items)
       row.attempts[i] = { attempt = attempt, key = job.key }
     end
   end)
-  local message, sent
-  row.remote, message, sent = self.batches.create(self.api, mark, items)
-  if not row.remote then
-    if not sent then self:not_created(row) end      -- else the next run looks for it once more
-    error(message, 0)
+  return row, taken
+end
+
+function Run:hand_in(items)
+  local row, taken = self:note(items)
+  if #row.items > 0 then
+    local message, sent
+    row.remote, message, sent = self.batches.create(self.api, row.mark, row.items)
+    if not row.remote then
+      if not sent then self:not_created(row) end      -- else the next run looks for it once more
+      error(message, 0)
+    end
+    self.book:batch_change(row.id, { remote = row.remote, state = "running" })
+    self:harvest(row)
   end
-  book:batch_change(row.id, { remote = row.remote, state = "running" })
-  self:harvest(row)
+  self:await(taken)
 end
 
 -- Hands in until all is answered, the money is spent, or what is left was handed in often enough.
@@ -238,6 +258,7 @@ function Run:hand_in_all()
   while more and not self.hopeless do
     local at, items = 1, nil
     more = false
+    self:resume()
     while at <= #self.order and not self.hopeless do
       items, at = self:slice(at)
       if #items == 0 then break end
@@ -260,7 +281,6 @@ function batch.run(service, source)
   service:must_unlock(run.waiting[run.order[1]].request)
   local api <close> = rest.new(service)
   run.api = api
-  run:resume()
   run:hand_in_all()
   if run.finished == source.n then return end
   error(run.hopeless or run.out_of_money or ("%s: %d of %d calls were not answered: %s"):format(service.name,

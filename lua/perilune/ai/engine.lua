@@ -214,8 +214,8 @@ end
 
 -- ------------------------------------------------------------------- replies
 
--- What a transfer that ended means: {record = fields for the ledger, or lost = reason, or
--- unsent = reason; answer, again, wait, stop}.
+-- What a transfer that ended means: {record = fields for the ledger, or lost = reason, or unsent = reason; answer;
+-- problem, and stop = true where others will fare no better, else it is tried again after `wait`}.
 function Run:judge(job, r)
   local service = self.service
   if r.failure then
@@ -224,8 +224,7 @@ function Run:judge(job, r)
       return { record = { status = r.status, outcome = "invalid", final = true }, reply = "",
         answer = { outcome = "invalid", problem = text } }
     end
-    return { [r.sent and "lost" or "unsent"] = r.failure, again = TRANSIENT[r.failure], problem = text,
-      stop = not TRANSIENT[r.failure] }
+    return { [r.sent and "lost" or "unsent"] = r.failure, problem = text, stop = not TRANSIENT[r.failure] }
   end
   local id = service:request_id(r.headers)
   local answer, problem, verdict = service:understand(r.status, r.headers, r.body, job.request)
@@ -239,7 +238,7 @@ function Run:judge(job, r)
   if verdict == "stop" then
     fate.stop = true
   elseif verdict == "again" then
-    fate.again, fate.wait = true, wire.retry_after(r.headers, LONGEST_ASKED)
+    fate.wait = wire.retry_after(r.headers, LONGEST_ASKED)
     fate.slow = r.status == 429 or r.status == 503 or r.status == 529
   else
     -- This call is refused for what it says: an answer of its own, if others go well.
@@ -322,10 +321,8 @@ function Run:keep(sends)
     self.budget:refresh(self.noted)
     for _, job in ipairs(sends) do self:note(job) end
   end)
-  local arrived = self.arrived
-  for _, fate in ipairs(arrived) do self.open[fate.job.attempt] = nil end
+  for _, fate in ipairs(self.arrived) do self.open[fate.job.attempt] = nil end
   self.arrived = {}
-  return arrived
 end
 
 -- More than so many in a row: the service is down, or refuses all.

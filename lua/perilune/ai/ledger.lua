@@ -150,7 +150,7 @@ local SQL = {
     UPDATE batches SET remote = coalesce(?, remote), state = coalesce(?, state), open = coalesce(?, open),
       detail = coalesce(?, detail) WHERE id = ?]],
   batches = "SELECT id, provider, endpoint, remote, state, started, detail FROM batches WHERE open = 1 ORDER BY id",
-  batch_attempts = "SELECT id AS attempt, key, owner, prompt_tokens FROM attempts WHERE batch = ? AND state = 'noted' ORDER BY id",
+  batch_attempts = "SELECT id AS attempt, key, prompt_tokens FROM attempts WHERE batch = ? AND state = 'noted' ORDER BY id",
   knows_batch = "SELECT 1 FROM batches WHERE remote = ? AND endpoint = ?",
   version = "PRAGMA data_version",
 }
@@ -417,7 +417,7 @@ end
 
 ---The attempts of a batch whose end is not written yet.
 ---@param id integer
----@return {attempt: integer, key: string, owner: string, prompt_tokens: integer?}[]
+---@return {attempt: integer, key: string, prompt_tokens: integer?}[]
 function Ledger:batch_attempts(id)
   local list = {}
   for attempt in self.s.batch_attempts:rows(id) do list[#list + 1] = attempt end
@@ -425,15 +425,11 @@ function Ledger:batch_attempts(id)
 end
 
 ---The batches whose results were not all read, of this process and of earlier ones.
----@return {id: integer, provider: string, endpoint: string, remote: string?, state: string, started: number, detail: string?, busy: boolean, attempts: table[]}[] busy: another living process sees to it
+---@return {id: integer, provider: string, endpoint: string, remote: string?, state: string, started: number, detail: string?, attempts: table[]}[]
 function Ledger:batches()
   local list = {}
   for row in self.s.batches:rows() do list[#list + 1] = row end
-  for _, row in ipairs(list) do
-    row.attempts = self:batch_attempts(row.id)
-    local owner = row.attempts[1] and row.attempts[1].owner
-    row.busy = owner ~= nil and owner ~= self.owner and process.alive(owner)
-  end
+  for _, row in ipairs(list) do row.attempts = self:batch_attempts(row.id) end
   return list
 end
 
