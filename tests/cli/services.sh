@@ -45,7 +45,7 @@ ask() { # METHOD PATH [BODY]
     io.write(r.body or '')"
 }
 
-requests() { ask GET /stats | grep -o '"requests":[0-9]*' | cut -d: -f2; }
+requests() { ask GET /stats | grep -o '"requests": [0-9]*' | cut -d' ' -f2; }
 
 # a tiny base model and prompts
 cat >"$tmp/make.lua" <<'LUA'
@@ -128,6 +128,33 @@ study "$tmp/budget" budget=10 >"$tmp/budget.json" 2>"$tmp/err"
 [ "$(result "$tmp/budget.json")" = "$(result "$tmp/quiet.json")" ]
 verdict more_money_goes_on $? "$tmp/err"
 
+# Ctrl-C in the session, and the same line again: what was in flight is not paid for twice, what came is not lost.
+ask POST /script '{"clear": true, "latency_ms": 150}' >/dev/null
+mkfifo "$tmp/in"
+PL_HOME=$tmp/session "$bin" -i <"$tmp/in" >"$tmp/out" 2>&1 &
+job=$!
+exec 3>"$tmp/in"
+cat >&3 <<LUA
+teacher = pl.ai "openai:mock@http://127.0.0.1:$port?price_in=1&price_out=1&concurrency=8"
+prompts = {} for i = 1, 40 do prompts[i] = "Say " .. i end
+pl.feedback.demonstrate(teacher, prompts, { max_tokens = 9 })
+LUA
+for _ in $(seq 100); do
+  [ "$(requests)" -ge 10 ] && break
+  sleep 0.02
+done
+kill -INT "$job"
+sleep 0.2
+cat >&3 <<LUA
+print("kept", pl.feedback.demonstrate(teacher, prompts, { max_tokens = 9 }).counts.kept)
+print("lost", require("perilune.ai.ledger").default():spent().possibly_n)
+LUA
+exec 3>&-
+wait "$job"
+grep -q interrupted "$tmp/out" && grep -q '^kept.*40' "$tmp/out" && grep -q '^lost.*0' "$tmp/out" && [ "$(requests)" = 40 ]
+verdict goes_on_after_ctrl_c $? "$tmp/out"
+ask POST /script '{"clear": true, "latency_ms": 2}' >/dev/null
+
 # A plan counts, and sends nothing.
 before=$(requests)
 PL_HOME=$tmp/planned "$bin" plan rlaif "base=$tmp/model" "prompts=$tmp/prompts.jsonl" n_prompts=40 held_out=12 \
@@ -159,9 +186,14 @@ mkdir -p "$tmp/canary"
   # a server that answers with the headers it got
   ask POST /script '{"echo_headers": true, "next": ["400", "500", "500", "500"]}' >/dev/null
   teach "$tmp/canary" again
+  # and names its requests after the key
+  ask POST /script '{"headers": ["x-request-id: sk-canary-0123456789abcdef"], "next": ["400"]}' >/dev/null
+  teach "$tmp/canary" id
+  teach "$tmp/canary" other
   ask POST /script '{"clear": true}' >/dev/null
   PL_TRACEBACK=full "$bin" -e "pl.ai('openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY'); require('perilune.core').net.secret('OPENAI_API_KEY'); error(os.getenv('OPENAI_API_KEY') or 'hidden')"
   PL_HOME=$tmp/canary "$bin" doctor "openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY"
+  PL_HOME=$tmp/canary "$bin" doctor "openai:mock@http://127.0.0.1:$port/v1?key_env=OPENAI_API_KEY&stream=true" || echo "doctor failed"
   PL_HOME=$tmp/canary "$bin" ledger
   PL_HOME=$tmp/canary "$bin" ledger export
 } >"$tmp/canary/out" 2>"$tmp/canary/err"
@@ -170,7 +202,7 @@ verdict the_key_works_and_leaves_the_environment $? "$tmp/canary/out" "$tmp/cana
 encoded=$(printf %s "$OPENAI_API_KEY" | base64)
 ! grep -rqaE "canary-0123|${encoded:4:16}" "$tmp/canary"
 verdict the_key_is_in_no_file_and_no_output $?
-grep -q 'log-probabilities' "$tmp/canary/out" && grep -q '^streaming *yes' "$tmp/canary/out"
+! grep -q 'doctor failed' "$tmp/canary/out" && grep -q 'log-probabilities' "$tmp/canary/out" && grep -q '^streaming *yes' "$tmp/canary/out"
 verdict doctor_tells_what_an_endpoint_honours $? "$tmp/canary/out" "$tmp/canary/err"
 ask POST /script '{"latency_ms": 1500}' >/dev/null
 go=exec teach "$tmp/listed" >/dev/null 2>&1 &

@@ -3,6 +3,7 @@
 local T = require "tests.lua.harness"
 local base = require("perilune.core").base
 local ai = require "perilune.ai"
+local budget = require "perilune.ai.budget"
 local engine = require "perilune.ai.engine"
 local ledger = require "perilune.ai.ledger"
 local mock = require "tests.lua.mock"
@@ -13,6 +14,10 @@ local store = require "perilune.study.store"
 progress.quiet(true)
 store.set_home(T.tmpdir())
 local server = mock.start "--latency-ms 2"
+
+-- The waits between tries are drawn up to their ceilings; here short ones are.
+local random = math.random
+math.random = function(...) return select("#", ...) > 0 and random(...) or 0.2 * random() end
 
 local serial = 0
 -- Prompts that no test has used.
@@ -35,17 +40,35 @@ end
 
 local function requests() return server:stats().requests end
 
-T.test("a fault that passes is tried again, and the answer comes once", function()
-  for _, fault in ipairs { "429", "500", "503", "529", "408", "409", "reset", "reset_body", "stall", "short", "error200",
-    "html502" } do
-    local before, prompts = requests(), fresh()
-    server:script { next = { fault, "ok" } }
-    local demos = ask(server:spec("openai", FAST), prompts)
-    T.eq(demos.counts.kept, 1, fault)
-    T.eq(requests() - before, 2, fault)
-    ask(server:spec("openai", FAST), prompts)
-    T.eq(requests() - before, 2, fault .. ", again")
+-- How many attempts of the calls made since attempt number `since` ended how, a text a call.
+local function ends_of(since)
+  local db, out = ledger.default().db, {}
+  local s <close> = db:prepare "SELECT key, state, final, outcome FROM attempts WHERE id > ? ORDER BY id"
+  for row in s:rows(since) do
+    local word = row.final == 1 and "final" or row.outcome or row.state
+    out[row.key] = (out[row.key] and out[row.key] .. " " or "") .. word
   end
+  return out
+end
+
+local function last_attempt() return ledger.default().db:prepare("SELECT coalesce(max(id), 0) FROM attempts"):value() end
+
+T.test("a fault that passes is tried again, and the answer comes once", function()
+  local faults = { "429", "500", "503", "529", "408", "409", "reset", "reset_body", "stall", "short", "error200",
+    "html502" }
+  -- one call a fault, all waiting for their second tries at a time
+  local before, prompts, since = requests(), fresh(#faults), last_attempt()
+  server:script { next = faults }
+  T.eq(ask(server:spec("openai", FAST), prompts).counts.kept, #faults)
+  T.eq(requests() - before, 2 * #faults)
+  local n = 0
+  for _, ends in pairs(ends_of(since)) do
+    n = n + 1
+    T.ok(ends == "failed final" or ends == "lost final", ends)
+  end
+  T.eq(n, #faults)
+  ask(server:spec("openai", FAST), prompts)
+  T.eq(requests() - before, 2 * #faults, "again")
 end)
 
 T.test("a reply that is no answer is paid for, recorded, and not asked again", function()
@@ -90,12 +113,11 @@ T.test("a service that stays down is an error; what came is kept and the rest as
 end)
 
 T.test("nobody there: said soon, with the address; nothing is noted as paid", function()
-  local began = base.now()
+  local began, spent = base.now(), ledger.default():spent { study = "script" }
   local message = T.raises(function() ask("openai:m@http://127.0.0.1:1/v1?price_in=1&price_out=1", fresh()) end, "127.0.0.1")
   T.ok(base.now() - began < 4, message)
-  local spent = ledger.default():spent { study = "script" }
-  T.raises(function() ask("openai:m@http://127.0.0.1:1/v1?price_in=1&price_out=1", fresh()) end)
-  T.eq(ledger.default():spent({ study = "script" }).possibly, spent.possibly)
+  local after = ledger.default():spent { study = "script" }
+  T.eq({ after.possibly, after.attempts }, { spent.possibly, spent.attempts + 3 })
 end)
 
 T.test("several samples are different calls; the same call twice in a stage is one", function()
@@ -207,7 +229,7 @@ T.test("the budget is kept to, what came is kept, and more money goes on", funct
   ai.budget(before + 0.5)
   local message = T.raises(function() ask(spec, prompts) end, "budget")
   local now = ledger.default():spent { study = "script" }
-  T.ok(now.paid + now.possibly <= engine.budget, message)
+  T.ok(now.paid + now.possibly <= budget.script, message)
   local first = requests()
   ai.budget(before + 1e6)
   T.eq(ask(spec, prompts).counts.kept, 30)
@@ -217,21 +239,103 @@ T.test("the budget is kept to, what came is kept, and more money goes on", funct
   T.raises(function() ai.budget(-1) end, "0 or more")
 end)
 
-T.test("batches: half the price, out of order, the same answers", function()
-  for _, provider in ipairs { "openai", "anthropic" } do
-    local prompts = fresh(8)
-    local before = ledger.default():spent { study = "script" }
-    local demos = ask(server:spec(provider, FAST .. "&batch=true"), prompts)
-    T.eq(demos.counts.kept, 8, provider)
-    local cost = ledger.default():spent({ study = "script" }).paid - before.paid
-    local n = requests()
-    T.eq(ask(server:spec(provider, FAST), prompts).counts.kept, 8)
-    T.eq(requests(), n, "answered by the ledger")
-    local same = ask(server:spec(provider, FAST .. "&temperature=0.5"), prompts)
-    local full = ledger.default():spent({ study = "script" }).paid - before.paid - cost
-    T.near(cost, full / 2, 1e-12, provider)
-    T.eq(same.counts.kept, 8)
+T.test("what was refused before others went well is final too: a replay finds it", function()
+  local before, prompts = requests(), fresh(3)
+  server:script { next = { "400", "ok", "ok" } }
+  for _ = 1, 2 do
+    T.eq(ask(server:spec("openai", FAST .. "&concurrency=1"), prompts).counts.invalid, 1)
+    T.eq(requests() - before, 3)
   end
+  -- a run that was killed between its last refusal and the next answer
+  local late = fresh(2)
+  ask(server:spec("openai", FAST), { late[1] })
+  server:script { next = { "400" } }
+  T.eq(ask(server:spec("openai", FAST), late).counts.invalid, 1)
+  T.eq(ask(server:spec("openai", FAST), late).counts.invalid, 1)
+  T.eq(requests() - before, 5)
+end)
+
+T.test("a service that begins to refuse all, or breaks down, stops the stage: nothing of that is final", function()
+  for fault, words in pairs { ["400"] = "status 400", ["500"] = "status 500" } do
+    local many, prompts, before = { "ok", "ok" }, fresh(40), requests()
+    for i = 3, 40 do many[i] = fault end
+    server:script { next = many }
+    T.raises(function() ask(server:spec("openai", "tries=1&concurrency=2"), prompts) end, words)
+    T.ok(requests() - before < 16, requests() - before)
+    server:script { next = base.json_array {} }
+    T.eq(ask(server:spec("openai", FAST), prompts).counts.kept, 40, fault)
+  end
+end)
+
+T.test("a reply that is too large is an invalid answer, also from the ledger and of a stream", function()
+  server:script { reply = ("long "):rep(2000) }
+  for _, stream in ipairs { "", "&stream=true" } do
+    local before, prompts = requests(), fresh()
+    for _ = 1, 2 do
+      T.eq(ask(server:spec("openai", FAST .. "&max_body=1024" .. stream), prompts, { max_tokens = 5000 }).counts.invalid, 1)
+      T.eq(requests() - before, 1)
+    end
+  end
+  server:script { reply = base.null }
+end)
+
+T.test("an error in the midst of a run keeps all that came and leaves nothing open", function()
+  local service, prompts, since = ai.client(server:spec("openai", FAST .. "&concurrency=4")).provider, fresh(40), last_attempt()
+  local before, answered = requests(), 0
+  local function source(broken)
+    return { n = 40, stage = "broken", done = function() answered = answered + 1 end, make = function(i)
+      if broken and i == 30 then error("no such call", 0) end
+      return service:demonstration({ prompt = prompts[i] }, { max_tokens = 9 })
+    end }
+  end
+  T.raises(function() engine.run(service, source(true)) end, "no such call")
+  local sent, finals, lost = requests() - before, 0, 0
+  for _, word in pairs(ends_of(since)) do
+    T.ok(word == "final" or word == "lost", word)
+    if word == "final" then finals = finals + 1 else lost = lost + 1 end
+  end
+  T.eq({ finals, lost }, { sent, 0 })
+  engine.run(service, source(false))
+  T.eq(requests() - before, 40)
+end)
+
+T.test("the budget counts what another process spends meanwhile", function()
+  local spec, prompts = server:spec("openai", "price_in=1&price_out=1&concurrency=1"), fresh(6)
+  local other = ledger.open(ledger.path())
+  local spent = ledger.default():spent { study = "script" }
+  budget.script = spent.paid + spent.possibly + 1
+  local service, before = ai.client(spec).provider, requests()
+  T.raises(function()
+    engine.run(service, { n = 6, make = function(i) return service:demonstration({ prompt = prompts[i] }, { max_tokens = 9 }) end,
+      done = function(i)
+        if i == 2 then
+          other:note { key = "theirs", provider = "p", model = "m", endpoint = "e", study = "script", estimate = 2 }
+        end
+      end })
+  end, "budget=")
+  T.eq(requests() - before, 3)        -- the third went while the second was handed over
+  budget.script = nil
+  other:close()
+end)
+
+T.test("a plan counts what will be sent, and knows how long the model takes", function()
+  local prompts = fresh(3)
+  local service = ai.client(server:spec("openai", FAST)).provider
+  local function requests_of(list)
+    local out = {}
+    for i, prompt in ipairs(list) do out[i] = { task = "compare", prompt = prompt, a = "One", b = "Two" } end
+    return out
+  end
+  local list = { prompts[1], prompts[2], prompts[1], prompts[3] }
+  T.eq(service:plan("compare", requests_of(list), {}).calls, 3)
+  local before = requests()
+  service:compare(requests_of(list), {})
+  T.eq(requests() - before, 3)
+  local plan = service:plan("compare", requests_of(list), {})
+  T.eq({ plan.calls, plan.kept }, { 0, 4 })
+  T.ok(service:plan("compare", requests_of(fresh(32)), {}).seconds < 1, "measured, not assumed")
+  T.raises(function() service:plan("compare", { { prompt = "p", a = "x" } }, {}) end)
+  T.eq(service.planned, nil)
 end)
 
 T.test("a client is the same object whatever stands behind it", function()

@@ -3,6 +3,7 @@
 local T = require "tests.lua.harness"
 local base = require("perilune.core").base
 local pl = require "perilune"
+local wire = require "perilune.ai.wire"
 
 local function service(spec, more) return pl.ai(spec, more).provider end
 
@@ -64,11 +65,21 @@ T.test("specs that are wrong say what was wanted", function()
     { "openai:", "names a model" }, { "openai:m@ftp://x", "http:// or https://" }, { "openai:m?temprature=1", "temperature" },
     { "openai:m?concurrency=0", "at least 1" }, { "openai:m?stream=maybe", "boolean" }, { "openai:m?price_in=1", "go together" },
     { "opnai:m", 'did you mean "openai"' }, { "openai:m?template=alpaca_evl_2", "alpaca_eval_2" },
-    { "openai:m?key=sk-123", "unknown option" },
+    { "openai:m?key=sk-123", "unknown option" }, { "anthropic:m?seed=3", "seed" }, { "gemini:m?batch=true", "batch" },
+    { "openai:m?batch=true&stream=true", "stream" }, { "openai:m?body.n=4", "body.n" },
+    { "openai:m?body.stream=true", "stream=" }, { "openai:m@http://me:secret@127.0.0.1/v1", "key_env" },
   } do
     T.raises(function() pl.ai(case[1]) end, case[2])
   end
   T.raises(function() pl.ai("openai:m?temperature=1", { temperature = 0 }) end, "given twice")
+  local message = T.raises(function() pl.ai "openai:m@http://me:secret@127.0.0.1/v1" end)
+  T.ok(not message:find("secret", 1, true), message)
+end)
+
+T.test("fields of the user's own: numbers and truth values as such; a larger limit is what it may cost", function()
+  T.eq(sent "openai:m?body.cache=false&body.top_k=4&body.mode=x".cache, false)
+  local body, request = sent "openai:m?body.max_completion_tokens=900"
+  T.eq({ body.max_completion_tokens, request.max_tokens }, { 900, 900 })
 end)
 
 -- ------------------------------------------------------------------- replies
@@ -125,6 +136,30 @@ for name, replies in pairs(REPLIES) do
     T.ok(problem.message:lower():find "overloaded")
   end)
 end
+
+T.test("fields of the wrong kind make an invalid answer or an estimate, never an error", function()
+  for name, texts in pairs {
+    openai = { [[{"choices":[{"message":{"content":"a"},"logprobs":{"content":[{"token":"a","logprob":0,"top_logprobs":5}]}}]}]],
+      [[{"choices":[{"message":{"content":"a"},"logprobs":{"content":7}}]}]], [[{"choices":5}]] },
+    anthropic = { [[{"content":[5,{"type":"text","text":4}],"usage":3}]] },
+    gemini = { [[{"candidates":[{"content":{"parts":5}}]}]], [[{"candidates":[{"finishReason":{}}]}]] },
+  } do
+    local s = service(name .. ":m")
+    for _, text in ipairs(texts) do
+      local answer = s:read(text, s:request(CALL))
+      T.ok(answer and answer.outcome, text)
+    end
+  end
+  local s = service "openai:m?price_in=1&price_out=1"
+  local request = s:request(CALL)
+  local function usage(tokens)
+    local text = ([[{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":%s,"completion_tokens":%s}}]]):format(tokens, tokens)
+    return s:usage(s:read(text, request), request)
+  end
+  T.eq(math.type(usage("19.0").prompt_tokens), "integer")
+  T.eq(usage("19.5").prompt_tokens, 20)
+  for _, odd in ipairs { "-1", "999999999999999", "1e300", '"7"', "null" } do T.ok(usage(odd).estimated, odd) end
+end)
 
 T.test("openai: log-probabilities", function()
   local s = service "openai:m"
@@ -205,6 +240,19 @@ T.test("an error event in a stream is an error, with the code in it", function()
   local answer, problem = s:read(text, s:request(CALL))
   T.eq(answer, nil)
   T.eq(problem.code, "insufficient_quota")
+  T.ok(problem.cut, "what was written before it is paid for")
+  text = events { [[{"error":{"message":"overloaded"}}]] }
+  T.ok(not select(2, s:read(text, s:request(CALL))).cut)
+end)
+
+T.test("an account without money and a key that is not valid are no faults of a call", function()
+  local function verdict(provider, status, text)
+    local s = service(provider .. ":m")
+    return wire.verdict(status, {}, s:problem(status, text))
+  end
+  T.eq(verdict("anthropic", 400, [[{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}]]), "stop")
+  T.eq(verdict("gemini", 400, [[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}]]), "stop")
+  T.eq(verdict("openai", 400, [[{"error":{"message":"This model's maximum context length is 4097 tokens."}}]]), "failed")
 end)
 
 T.done()

@@ -169,7 +169,7 @@ T.test("a service asks for the line, and for JSON only where a schema is wanted"
   local request = { prompt = "p", a = { text = "x" }, b = "y" }
   local function call_of(spec)
     local service = require("perilune").ai(spec).provider
-    service.ctx = CTX
+    service.planned = CTX
     return service:judgement(templates.get "pairwise", request, {})
   end
   local call = call_of "openai:m@http://127.0.0.1:1/v1"

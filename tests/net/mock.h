@@ -172,6 +172,7 @@ typedef struct {
   api api;
   int polls, total, good, bad, expired, cancelled_n;
   bool cancelled, done, failed;
+  time_t created;
   char host[80], input[32], output[32], errors[32], endpoint[40];
   buf metadata; /* JSON */
   cJSON *requests; /* a list of {custom_id, body} batch; OpenAI's `body` is Anthropic's `params` */

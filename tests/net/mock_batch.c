@@ -3,6 +3,8 @@
  * fail: a stall is an expired request, any other fault an error. Lists do not count as looks. */
 #include "mock.h" /* first: it asks for the GNU names */
 
+#include <time.h>
+
 void batches_free(mock *m) {
   for (size_t i = 0; i < m->batch_n; i++) {
     free(m->batches[i].metadata.data);
@@ -200,7 +202,7 @@ static batch *batch_add(mock *m, api which) {
   m->batches = realloc(m->batches, (m->batch_n + 1) * sizeof *m->batches);
   if (!m->batches) exit(1);
   batch *b = &m->batches[m->batch_n++];
-  *b = (batch){.api = which};
+  *b = (batch){.api = which, .created = time(NULL)};
   snprintf(b->id, sizeof b->id, which == API_ANTHROPIC ? "msgbatch_%zu" : "batch_%zu", m->batch_n);
   return b;
 }
@@ -277,7 +279,9 @@ static void openai_create(mock *m, const request *q, reply *r) {
 
 /* ---- Anthropic ---- */
 static void message_batch_object(const batch *b, buf *out) {
-  static const char created[] = "2024-01-01T00:00:00Z";
+  char created[32];
+  struct tm at;
+  strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&b->created, &at));
   bool done = b->done;
   buf_fmt(out, "{\"id\":\"%s\",\"type\":\"message_batch\",\"processing_status\":\"%s\"", b->id,
           done ? "ended" : b->cancelled ? "canceling" : "in_progress");

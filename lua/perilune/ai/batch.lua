@@ -3,10 +3,10 @@
 --- it is handed in, and found again after a kill: it is never paid for twice. How a
 --- service's batches look is its provider's (`batch` in providers/).
 local base = require("perilune.core").base
+local budget = require "perilune.ai.budget"
 local ledger = require "perilune.ai.ledger"
 local progress = require "perilune.study.progress"
 local rest = require "perilune.ai.rest"
-local stage = require "perilune.study.stage"
 local wire = require "perilune.ai.wire"
 
 local batch = {}
@@ -14,116 +14,174 @@ local batch = {}
 ---@class perilune.ai.Batches a provider's batch interface
 ---@field most integer requests in a batch
 ---@field bytes integer of all requests
----@field create fun(api: perilune.ai.Rest, mark: string, items: table[]): string its name there; items {key, path, body}
+---@field overhead integer bytes around each
+--- Its name there; or nil, why, and whether it may have been made all the same. Items are {key, path, body}.
+---@field create fun(api: perilune.ai.Rest, mark: string, items: table[]): string|nil, string|nil, boolean|nil
 ---@field find fun(api: perilune.ai.Rest, mark: string, since: number, n: integer): string|nil one that was created with our mark
----@field status fun(api: perilune.ai.Rest, remote: string): boolean ended, string state, integer done
+---@field status fun(api: perilune.ai.Rest, remote: string): boolean, string, integer, string|nil ended, state, done, problem
 ---@field results fun(api: perilune.ai.Rest, remote: string): table[] {key, status, body} in any order; a missing key was not answered
 
 -- Seconds between looks: soon at first, for small batches end in a minute.
-local FIRST_LOOK, LONGEST_LOOK = 2, 60
+local FIRST_LOOK, LONGEST_LOOK = 0.5, 60
 
--- Rounds in which calls that a batch did not answer are handed in again.
+-- So often a call that its batch did not answer is handed in.
 local ROUNDS = 3
 
 local Run = {}
 Run.__index = Run
 
-local function answer_of(service, entry, request)
-  if entry.outcome == "failed" then
-    return { outcome = "failed", problem = wire.message(service.name, entry.status, entry.reply) }
-  end
-  return (service:read(entry.reply, request))
+function Run:answer(indices, answer)
+  self.finished = self.finished + #indices
+  for _, i in ipairs(indices) do self.source.done(i, answer) end
+end
+
+-- Hands over what the ledger holds for a call; false: nothing.
+function Run:recall(request, indices)
+  local entry = self.book:find(request.key)
+  if not entry then return false end
+  self.proven = self.proven or entry.outcome ~= "failed"
+  self:answer(indices, self.service:recall(entry, request))
+  return true
 end
 
 -- All calls of the source by key; what the ledger holds is handed over.
 function Run:gather()
-  local waiting, order = {}, {}
   for i = 1, self.source.n do
     local request = self.service:request(self.source.make(i))
-    local job = waiting[request.key]
+    local job = self.waiting[request.key]
     if job then
       job.indices[#job.indices + 1] = i
-    else
-      local entry = self.book:find(request.key)
-      if entry then
-        self.source.done(i, answer_of(self.service, entry, request))
-      else
-        waiting[request.key] = { indices = { i }, request = request, key = request.key }
-        order[#order + 1] = request.key
-      end
+    elseif not self:recall(request, { i }) then
+      self.waiting[request.key] = { indices = { i }, request = request, key = request.key, rounds = 0 }
+      self.order[#self.order + 1] = request.key
     end
   end
-  self.waiting, self.order = waiting, order
 end
 
-function Run:hand_over(job, answer)
-  self.waiting[job.key] = nil
-  for _, i in ipairs(job.indices) do self.source.done(i, answer) end
-end
-
--- One reply of a batch into the ledger and to the stage.
-function Run:take(row, attempts)
-  local job, service = self.waiting[row.key], self.service
-  local attempt = attempts[row.key]
-  if not job or not attempt then return end
-  attempts[row.key] = nil
-  local answer, problem
-  if row.status >= 200 and row.status < 300 then
-    answer, problem = service:read(row.body, job.request)
-  else
-    problem = service:problem(row.status, row.body)
+-- Hands over what came into the ledger for these attempts.
+function Run:hand_over(attempts)
+  for _, attempt in ipairs(attempts) do
+    local job = self.waiting[attempt.key]
+    if job and self:recall(job.request, job.indices) then self.waiting[job.key] = nil end
   end
+  if self.source.on_progress then self.source.on_progress(self.finished, { dollars = self.budget.spent }) end
+end
+
+-- One reply of a batch into the ledger; the attempt, if it was refused for what it says. The batch
+-- may be of a stage that asked more than this one does: its answers were paid for all the same.
+function Run:take(result, attempt)
+  local service, job = self.service, self.waiting[attempt.key]
+  local request = job and job.request or { prompt_tokens = attempt.prompt_tokens or 0, max_tokens = 0 }
+  local answer, problem, verdict = service:understand(result.status, {}, result.body, request)
+  local record = { status = result.status, reply = result.body, outcome = "failed", price = 0.0 }
   if answer then
-    local usage = service:usage(answer, job.request)
-    self.book:record(attempt, { status = row.status, reply = row.body, final = true, outcome = answer.outcome,
-      prompt_tokens = usage.prompt_tokens, completion_tokens = usage.completion_tokens,
-      cached_tokens = usage.cached_tokens, estimated = usage.estimated, price = service:cost(usage) })
-    self:hand_over(job, answer)
-    return
+    local usage = service:usage(answer, request)
+    record.outcome, record.final, record.price = answer.outcome, not self.book:find(attempt.key), service:cost(usage)
+    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    record.cached_tokens, record.estimated = usage.cached_tokens, usage.estimated
+    self.proven = true
+  else
+    self.last_problem = wire.message(service.name, result.status, problem.message)
+    if verdict == "stop" then self.hopeless = self.last_problem end
   end
-  local again = wire.verdict(row.status, {}, problem) == "again"
-  self.last_problem = wire.message(service.name, row.status, problem.message)
-  self.book:record(attempt, { status = row.status, reply = row.body, final = not again, outcome = "failed", price = 0.0 })
-  if not again then self:hand_over(job, { outcome = "failed", problem = self.last_problem }) end
+  self.book:record(attempt.attempt, record)
+  return verdict == "failed" and attempt.attempt or nil
 end
 
--- Waits for a batch and books what came back. What did not come back was not carried
--- out: the service does not charge for it.
+-- Books the results of a batch that has ended. What did not come back was not carried out:
+-- the service does not charge for it.
+function Run:book_results(row, results)
+  local by_key, refused = {}, {}
+  for _, result in ipairs(results) do by_key[result.key] = result end
+  -- as they are now: while we waited, another process may have booked them
+  for _, attempt in ipairs(self.book:batch_attempts(row.id)) do
+    if by_key[attempt.key] then
+      refused[#refused + 1] = self:take(by_key[attempt.key], attempt)
+    else
+      self.book:unsent(attempt.attempt, "the batch did not answer it")
+    end
+  end
+  -- Where others go well, what was refused is final; where none does, the fault may be the batch's.
+  if self.proven then
+    for _, attempt in ipairs(refused) do self.book:accept(attempt) end
+  elseif #refused > 0 then
+    self.hopeless = self.last_problem
+  end
+  self.book:batch_change(row.id, { state = "read", open = false })
+end
+
+-- Waits for a batch and books what came back.
 function Run:harvest(row)
   local api, wait, n = self.api, FIRST_LOOK, #row.attempts
   local bar = progress.start { label = self.source.stage or "batch", total = n, unit = "call" }
+  local ended, state, done, problem
   while true do
-    local ended, state, done = self.batches.status(api, row.remote)
+    ended, state, done, problem = self.batches.status(api, row.remote)
     bar:update(done, { batch = row.remote, state = state })
     if ended then break end
     base.sleep(wait)
     wait = math.min(wait * 1.5, LONGEST_LOOK)
   end
   bar:done()
-  local results, attempts = self.batches.results(api, row.remote), {}
-  for _, attempt in ipairs(row.attempts) do attempts[attempt.key] = attempt.attempt end
+  local results = self.batches.results(api, row.remote)
+  self.book:transaction(self.book_results, self, row, results)
+  if #results == 0 and problem then
+    self.hopeless = ("%s: batch %s %s: %s"):format(self.service.name, row.remote, state, problem)
+  end
+  self:hand_over(row.attempts)
+end
+
+-- The batch never came to be: its calls cost nothing.
+function Run:not_created(row)
   self.book:transaction(function()
-    for _, result in ipairs(results) do self:take(result, attempts) end
-    for _, attempt in pairs(attempts) do self.book:unsent(attempt, "the batch did not answer it") end
-    self.book:batch_change(row.id, { state = "read", open = false })
+    for _, attempt in ipairs(row.attempts) do self.book:unsent(attempt.attempt, "the batch was not created") end
+    self.book:batch_change(row.id, { state = "not created", open = false })
   end)
 end
 
--- Batches of an earlier run that still hold answers to what is asked now.
+function Run:wants(row)
+  if row.endpoint ~= self.service.base then return false end
+  for _, attempt in ipairs(row.attempts) do
+    if self.waiting[attempt.key] then return true end
+  end
+  return false
+end
+
+-- Calls that another process is asking: waits until it has its answers, or is gone.
+function Run:await(calls)
+  local wait, told = FIRST_LOOK, false
+  local function busy()
+    for _, call in ipairs(calls) do
+      if self.book:busy(call.key) then return true end
+    end
+    return false
+  end
+  while busy() do
+    if not told then
+      progress.say(("  %s: another process is asking the same; its answers are waited for"):format(self.service.name))
+      told = true
+    end
+    base.sleep(wait)
+    wait = math.min(wait * 1.5, LONGEST_LOOK)
+  end
+  self:hand_over(calls)
+end
+
+-- Batches of an earlier run, or of another process that is gone, that still hold answers to what is asked now.
 function Run:resume()
   for _, row in ipairs(self.book:batches()) do
-    local wanted = false
-    for _, attempt in ipairs(row.attempts) do wanted = wanted or self.waiting[attempt.key] ~= nil end
-    if wanted and row.endpoint == self.service.base then
+    if self:wants(row) then
+      self:await(row.attempts)
+      row.attempts = self.book:batch_attempts(row.id)
+    end
+    if self:wants(row) then
       row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
       if row.remote then
+        self.book:batch_change(row.id, { remote = row.remote })
         progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
         self:harvest(row)
       else
-        self.book:transaction(function()      -- it never reached the service
-          for _, attempt in ipairs(row.attempts) do self.book:unsent(attempt.attempt, "the batch was not created") end
-          self.book:batch_change(row.id, { state = "not created", open = false })
-        end)
+        self:not_created(row)
       end
     end
   end
@@ -132,19 +190,20 @@ end
 -- As many waiting calls from position `at` on as one batch and the budget allow, and where
 -- the next slice begins.
 function Run:slice(at)
-  local items, bytes, dollars = {}, 0, 0
-  local spent = self.book:spent { study = self.study }
+  local items, bytes, dollars, most = {}, 0, 0, self.batches
+  self.budget = budget.open(self.book)
+  self.out_of_money = nil
   while at <= #self.order do
     local job = self.waiting[self.order[at]]
-    if job then
-      local estimate = self.service:estimate(job.request)
-      if #items >= self.batches.most or bytes + #job.request.body > self.batches.bytes then break end
-      if self.budget and spent.paid + spent.possibly + dollars + estimate > self.budget then
-        self.out_of_money = true
+    if job and job.rounds < ROUNDS then
+      local size = #job.request.body + most.overhead
+      if #items >= most.most or (#items > 0 and bytes + size > most.bytes) then break end
+      job.estimate = self.service:estimate(job.request)
+      if not self.budget:affords(dollars + job.estimate) then
+        self.out_of_money = self.budget:message(self.service, job.estimate, self.finished, self.source.n)
         break
       end
-      bytes, dollars = bytes + #job.request.body, dollars + estimate
-      job.estimate = self.service.price and estimate or nil
+      bytes, dollars = bytes + size, dollars + job.estimate
       items[#items + 1] = { key = job.key, path = job.request.path, body = job.request.body, job = job }
     end
     at = at + 1
@@ -152,60 +211,80 @@ function Run:slice(at)
   return items, at
 end
 
-function Run:hand_in(items)
+-- Notes a batch of those items that no other process has come before with; the others come back.
+function Run:note(items)
   local service, book = self.service, self.book
+  local row, taken = { items = {}, attempts = {} }, {}
   -- a name of our own, by which the batch is found again if the reply to its creation is lost
-  local mark = base.sha256(("%s %.6f %d"):format(items[1].key, base.walltime(), base.pid())):sub(1, 32)
-  local row = { attempts = {} }
+  row.mark = base.sha256(("%s %.6f %d"):format(items[1].key, base.walltime(), base.pid())):sub(1, 32)
   book:transaction(function()
-    row.id = book:batch { provider = service.provider, endpoint = service.base, detail = mark }
-    for i, item in ipairs(items) do
-      local attempt = book:note { key = item.key, provider = service.provider, model = service.model,
-        endpoint = service.base .. item.path, study = self.study, stage = self.source.stage, estimate = item.job.estimate,
-        prompt_tokens = item.job.request.prompt_tokens, sample = item.job.request.sample, batch = row.id }
-      row.attempts[i] = { attempt = attempt, key = item.key }
+    for _, item in ipairs(items) do
+      local list = (book:find(item.key) or book:busy(item.key)) and taken or row.items
+      list[#list + 1] = item
+    end
+    if #row.items == 0 then return end
+    row.id = book:batch { provider = service.provider, endpoint = service.base, detail = row.mark }
+    for i, item in ipairs(row.items) do
+      local job = item.job
+      job.rounds = job.rounds + 1
+      local attempt = book:note { key = job.key, provider = service.provider, model = service.model,
+        endpoint = service.base .. item.path, study = self.budget.study, stage = self.source.stage,
+        estimate = service.price and job.estimate or nil, prompt_tokens = job.request.prompt_tokens,
+        sample = job.request.sample, batch = row.id }
+      row.attempts[i] = { attempt = attempt, key = job.key }
     end
   end)
-  row.remote = self.batches.create(self.api, mark, items)
-  book:transaction(function() book:batch_change(row.id, { remote = row.remote, state = "running" }) end)
-  self:harvest(row)
+  return row, taken
+end
+
+function Run:hand_in(items)
+  local row, taken = self:note(items)
+  if #row.items > 0 then
+    local message, sent
+    row.remote, message, sent = self.batches.create(self.api, row.mark, row.items)
+    if not row.remote then
+      if not sent then self:not_created(row) end      -- else the next run looks for it once more
+      error(message, 0)
+    end
+    self.book:batch_change(row.id, { remote = row.remote, state = "running" })
+    self:harvest(row)
+  end
+  self:await(taken)
+end
+
+-- Hands in until all is answered, the money is spent, or what is left was handed in often enough.
+function Run:hand_in_all()
+  local more = true
+  while more and not self.hopeless do
+    local at, items = 1, nil
+    more = false
+    self:resume()
+    while at <= #self.order and not self.hopeless do
+      items, at = self:slice(at)
+      if #items == 0 then break end
+      more = true
+      self:hand_in(items)
+    end
+  end
 end
 
 ---As engine.run, through batches.
 ---@param service perilune.ai.Service
 ---@param source perilune.ai.Source
 function batch.run(service, source)
-  local batches = service.wire.batch
-  if not batches then error(("%s: this service has no batch interface here"):format(service.name), 0) end
-  local current = stage.current()
-  local budget = current and current.params and current.params.budget or nil
-  if budget and not service.price then
-    error(("%s: budget=%g needs a price: give price_in= and price_out="):format(service.name, budget), 0)
-  end
-  local run = setmetatable({ service = service, source = source, book = ledger.default(), batches = batches,
-    study = current and current.study or "script", budget = budget }, Run)
+  local book = ledger.default()
+  local run = setmetatable({ service = service, source = source, book = book, batches = service.wire.batch,
+    budget = budget.open(book), waiting = {}, order = {}, finished = 0, proven = false }, Run)
   run:gather()
   if not next(run.waiting) then return end
-  local ok, message = service:unlock()
-  if not ok then error(("%s: %s"):format(service.name, message), 0) end
+  run.budget:check(service)
+  service:must_unlock(run.waiting[run.order[1]].request)
   local api <close> = rest.new(service)
   run.api = api
-  run:resume()
-  for _ = 1, ROUNDS do
-    local at, items = 1, nil
-    while at <= #run.order and not run.out_of_money do
-      items, at = run:slice(at)
-      if #items > 0 then run:hand_in(items) end
-    end
-  end
-  local left = 0
-  for _ in pairs(run.waiting) do left = left + 1 end
-  if left == 0 then return end
-  if run.out_of_money then
-    error(("%s: budget=%g is reached: %d of %d calls are not asked yet; a larger budget goes on from here"):format(
-      service.name, budget, left, source.n), 0)
-  end
-  error(("%s: %d of %d calls were not answered: %s"):format(service.name, left, source.n, run.last_problem or "?"), 0)
+  run:hand_in_all()
+  if run.finished == source.n then return end
+  error(run.hopeless or run.out_of_money or ("%s: %d of %d calls were not answered: %s"):format(service.name,
+    source.n - run.finished, source.n, run.last_problem or "their batches ended without them"), 0)
 end
 
 return batch

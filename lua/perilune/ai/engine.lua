@@ -6,9 +6,10 @@
 --- makes one transaction of all replies that came and all requests about to go.
 --- What a request looks like and what a reply means is the service's (remote.lua).
 local base = require("perilune.core").base
+local budget = require "perilune.ai.budget"
 local ledger = require "perilune.ai.ledger"
 local net = require("perilune.core").net
-local stage = require "perilune.study.stage"
+local progress = require "perilune.study.progress"
 local wire = require "perilune.ai.wire"
 
 local engine = {}
@@ -33,57 +34,38 @@ local FIRST_WAIT, LONGEST_WAIT = 0.5, 60
 local LONGEST_ASKED = 300
 -- So many tries where the service was never reached: a wrong address should be said soon.
 local TRIES_UNREACHED = 3
--- So many refused calls, and none answered, are no accident of one text.
+-- So many calls in a row that are refused or fail are no accident of one text; once a call was
+-- answered, as many more as may have been in flight when the trouble began.
 local HOPELESS = 5
 -- Another process is asking the same: look again after so long.
 local LOOK_AGAIN = 0.5
+-- After an error of ours, replies to what was paid for are waited for so long.
+local LAST_WAIT = 5
+-- Jobs that wait for their next try; beyond that no new ones are begun.
+local MOST_WAITING = 1024
+-- Calls that the ledger answers, before replies and the progress line get their turn.
+local MOST_RECALLED = 256
 
 -- Failures before a whole reply, and whether trying again can help.
 local TRANSIENT = { resolve = true, connect = true, reset = true, timeout = true, idle = true, short = true,
   protocol = true }
 
 local http                     -- the process's client: its connections outlive a stage
-local flying = {}              -- jobs in flight by id; not empty after a run only if that was cut off by Ctrl-C
-local last_id = 0
-
----The most dollars that scripts and the shell may spend in this process; recipes have
----`budget=`. nil: no limit.
-engine.budget = nil
-
--- Work left behind by a run that Ctrl-C ended: its requests may have been paid for.
-local function abandon(book)
-  if not next(flying) then return end
-  book:transaction(function()
-    for _, job in pairs(flying) do book:lost(job.attempt, "interrupted") end
-  end)
-  for id in pairs(flying) do http:cancel(id) end
-  flying = {}
-end
+local unfinished               -- a run that was cut off: by Ctrl-C no Lua code runs that could tidy up
 
 local Run = {}
 Run.__index = Run
 
-local function study_of(current)
-  return current and current.study or "script"
-end
-
 local function new_run(service, source)
   local book = ledger.default()
-  abandon(book)
-  local current = stage.current()
-  local run = setmetatable({
-    service = service, source = source, book = book, study = study_of(current), gate = service.gate,
-    budget = current and current.params and current.params.budget or not current and engine.budget or nil,
-    next = 1, finished = 0, in_flight = 0, later = {}, by_key = {}, answered = 0, refused_calls = 0, failed = 0,
-    reached = false, reserved = 0, asked = 0,
+  return setmetatable({
+    service = service, source = source, book = book, gate = service.gate, budget = budget.open(book),
+    next = 1, finished = 0, in_flight = 0, later = {}, by_key = {}, reserved = 0,
+    open = {},                 -- jobs that are noted and have no end in the ledger, by attempt
+    arrived = {},              -- replies that are not written yet
+    doubtful = {},             -- attempts that were refused since the last answer: perhaps not the calls' fault
+    answered = 0, failed = 0, failed_in_row = 0, reached = false, proven = false,
   }, Run)
-  local spent = book:spent { study = run.study }
-  run.spent = spent.paid + spent.possibly
-  if run.budget and not service.price then
-    error(("%s: budget=%g needs a price, and the price of %s is not known: give price_in= and price_out= (dollars "
-      .. "per million tokens), or a table in PL_PRICES"):format(service.name, run.budget, service.model), 0)
-  end
-  return run
 end
 
 -- Nothing new is sent from here on; what is in flight is waited for and kept.
@@ -99,14 +81,6 @@ function Run:finish(job, answer)
   self.by_key[job.key] = nil
 end
 
--- A recorded answer, as it was understood when it came.
-function Run:recall(entry, request)
-  if entry.outcome == "failed" then
-    return { outcome = "failed", problem = wire.message(self.service.name, entry.status, entry.reply) }
-  end
-  return (self.service:read(entry.reply, request))
-end
-
 -- Makes the next call of the source into a job, or deals with it at once where the
 -- ledger has its answer or the same call is already under way.
 function Run:take()
@@ -120,7 +94,8 @@ function Run:take()
   end
   local entry = self.book:find(request.key)
   if entry then
-    self:finish({ indices = { i }, key = request.key }, self:recall(entry, request))
+    self.proven = self.proven or entry.outcome ~= "failed"
+    self:finish({ indices = { i }, key = request.key }, self.service:recall(entry, request))
     return nil
   end
   local job = { indices = { i }, key = request.key, request = request, tries = 0 }
@@ -129,14 +104,11 @@ function Run:take()
 end
 
 -- The key of a paid service is read when the first request has to go, not before: a
--- finished study is replayed without one.
+-- finished study is replayed without one. So is its price, where there is a budget.
 function Run:unlock(job)
   if self.unlocked then return end
-  local ok, message = self.service:unlock()
-  if not ok then
-    error(("%s: %s, and the ledger %s does not hold this call: %s"):format(self.service.name, message,
-      ledger.path(), job.request.about), 0)
-  end
+  self.budget:check(self.service)
+  self.service:must_unlock(job.request)
   self.unlocked = true
 end
 
@@ -160,81 +132,79 @@ function Run:ready(now)
     table.remove(self.later, 1)
     return due, 0
   end
-  if self.next <= self.source.n then return self:take(), 0 end
+  if self.next <= self.source.n and #self.later < MOST_WAITING then return self:take(), 0 end
   return nil, due and due.at - now or math.huge
 end
 
 -- Whether money is left for the job; false: not while others are in flight.
 function Run:affordable(job)
-  local estimate = self.service:estimate(job.request)
-  job.estimate = estimate
-  if not self.budget or self.spent + self.reserved + estimate <= self.budget then return true end
+  job.estimate = self.service:estimate(job.request)
+  if self.budget:affords(self.reserved + job.estimate) then return true end
   if self.in_flight == 0 then
-    self:stop(("%s: budget=%g is reached: %.4f dollars are spent or possibly spent, and the next call may cost %.4f. "
-      .. "%d of %d answers are kept; a larger budget goes on from here"):format(self.service.name, self.budget,
-      self.spent, estimate, self.finished, self.source.n))
+    self:stop(self.budget:message(self.service, job.estimate, self.finished, self.source.n))
   end
   return false
 end
 
 -- Jobs that go now, and how long until another may.
 function Run:fill(now)
-  local sends, wait = {}, math.huge
-  while true do
+  local sends, wait, recalled = {}, math.huge, 0
+  while recalled < MOST_RECALLED do
     local job, pause = self:ready(now)
-    if not job then
-      wait = pause
-      if pause > 0 then break end
-    else
+    wait = pause
+    if job then
       self.held = job
       wait = self.gate:wait(job.request.tokens, self.in_flight, now)
       if wait > 0 then break end
-      if self:affordable(job) then
-        self.held = nil
-        self:unlock(job)
-        self.gate:sent(job.request.tokens)
-        self.in_flight, self.reserved = self.in_flight + 1, self.reserved + (job.estimate or 0)
-        sends[#sends + 1] = job
-      else
-        wait = math.huge
-        break
-      end
+      self:unlock(job)
+      if not self:affordable(job) then return sends, math.huge end
+      self.held = nil
+      self.gate:sent(job.request.tokens)
+      self.in_flight, self.reserved = self.in_flight + 1, self.reserved + job.estimate
+      sends[#sends + 1] = job
+    elseif pause > 0 then
+      break
+    else
+      recalled = recalled + 1
     end
   end
   return sends, wait
 end
 
--- Notes a job that is about to go; false where another process has its answer or is asking
--- for it. Within the transaction nobody can come between the look and the note.
+-- Notes a job that is about to go, unless another process has its answer, is asking for it, or
+-- has spent the money. Within the transaction nobody can come between the look and the note.
 function Run:note(job)
   local service = self.service
-  job.entry = self.book:find(job.key)
-  if job.entry or self.book:busy(job.key) then return false end
+  job.attempt, job.entry, job.busy = nil, self.book:find(job.key), self.book:busy(job.key)
+  if job.entry or job.busy or not self.budget:affords(self.noted + job.estimate) then return end
   job.attempt = self.book:note {
-    key = job.key, provider = service.provider, model = service.model, endpoint = job.request.url, study = self.study,
-    stage = self.source.stage, estimate = service.price and job.estimate or nil, prompt_tokens = job.request.prompt_tokens,
-    sample = job.request.sample,
+    key = job.key, provider = service.provider, model = service.model, endpoint = job.request.url,
+    study = self.budget.study, stage = self.source.stage, estimate = service.price and job.estimate or nil,
+    prompt_tokens = job.request.prompt_tokens, sample = job.request.sample,
   }
-  return true
+  job.sent, self.noted = false, self.noted + job.estimate
+  self.open[job.attempt] = job
 end
 
--- A job that another process took first.
+-- A job that was not noted.
 function Run:yield(job, now)
   self.in_flight, self.reserved = self.in_flight - 1, self.reserved - job.estimate
   if job.entry then
-    self:finish(job, self:recall(job.entry, job.request))
-  else
-    self:schedule(job, now + LOOK_AGAIN)
+    self:finish(job, self.service:recall(job.entry, job.request))
+    return
   end
+  if job.busy and not self.told then
+    self.told = true
+    progress.say(("  %s: another process is asking the same; its answers are waited for"):format(self.service.name))
+  end
+  self:schedule(job, now + LOOK_AGAIN)
 end
 
 function Run:send(job)
-  last_id = last_id + 1
-  flying[last_id] = job
-  job.tries, self.asked = job.tries + 1, self.asked + 1
   local request, service = job.request, self.service
+  job.tries, job.sent = job.tries + 1, true
   http:send {
-    id = last_id, method = "POST", url = request.url, headers = service:headers(("%s-%d"):format(job.key:sub(1, 24),
+    id = job.attempt, method = "POST", url = request.url, headers = service:headers(("%s-%d"):format(job.key:sub(1, 24),
       job.attempt)), body = request.body, stream = request.stream, secret_header = service.secret_header,
     secret_env = service.unlocked_env, insecure = service.insecure, connect_s = service.connect_s,
     total_s = request.stream and 86400 or service.timeout, idle_s = request.stream and service.idle or service.timeout,
@@ -244,64 +214,51 @@ end
 
 -- ------------------------------------------------------------------- replies
 
--- What a transfer that ended means: {record = fields for the ledger, or lost = reason, or
--- unsent = reason; answer, again, wait, stop}.
+-- What a transfer that ended means: {record = fields for the ledger, or lost = reason, or unsent = reason; answer;
+-- problem, and stop = true where others will fare no better, else it is tried again after `wait`}.
 function Run:judge(job, r)
   local service = self.service
   if r.failure then
     local text = ("%s: %s"):format(service.name, r.message or r.failure)
-    if not r.sent then
-      return { unsent = r.failure, again = TRANSIENT[r.failure], problem = text, stop = not TRANSIENT[r.failure] }
-    end
-    if r.failure == "too_large" then
+    if r.sent and r.failure == "too_large" then
       return { record = { status = r.status, outcome = "invalid", final = true }, reply = "",
         answer = { outcome = "invalid", problem = text } }
     end
-    return { lost = r.failure, again = TRANSIENT[r.failure], problem = text, stop = not TRANSIENT[r.failure] }
+    return { [r.sent and "lost" or "unsent"] = r.failure, problem = text, stop = not TRANSIENT[r.failure] }
   end
   local id = service:request_id(r.headers)
-  if r.status >= 200 and r.status < 300 then
-    local answer, problem = service:read(r.body, job.request)
-    if answer then
-      return { record = { status = r.status, outcome = answer.outcome, final = true, request_id = id }, answer = answer }
-    end
-    -- a 200 whose body is an error
-    local verdict = wire.verdict(problem.status or 500, r.headers, problem)
-    return self:refusal(r, verdict, problem, id)
+  local answer, problem, verdict = service:understand(r.status, r.headers, r.body, job.request)
+  if answer then
+    return { record = { status = r.status, outcome = answer.outcome, final = true, request_id = id }, answer = answer }
   end
-  local problem = service:problem(r.status, r.body)
-  return self:refusal(r, wire.verdict(r.status, r.headers, problem), problem, id)
-end
-
-function Run:refusal(r, verdict, problem, id)
-  local text = wire.message(self.service.name, r.status, problem.message, id)
+  local text = wire.message(service.name, r.status, problem.message, id)
   -- a refusal costs nothing; a stream that broke off was written for as long as it lasted
-  local record = { status = r.status, outcome = "failed", final = false, request_id = id, free = not problem.cut }
-  if verdict == "stop" then return { record = record, problem = text, stop = true } end
-  if verdict == "again" then
-    local slow = r.status == 429 or r.status == 503 or r.status == 529
-    return { record = record, again = true, problem = text, slow = slow,
-      wait = wire.retry_after(r.headers, LONGEST_ASKED) }
+  local fate = { record = { status = r.status, outcome = "failed", final = false, request_id = id },
+    free = not problem.cut, problem = text }
+  if verdict == "stop" then
+    fate.stop = true
+  elseif verdict == "again" then
+    fate.wait = wire.retry_after(r.headers, LONGEST_ASKED)
+    fate.slow = r.status == 429 or r.status == 503 or r.status == 529
+  else
+    -- This call is refused for what it says: an answer of its own, if others go well.
+    fate.refused, fate.answer = true, { outcome = "failed", problem = text }
   end
-  -- This call is refused for what it says. It is an answer of its own where others go well.
-  record.final = self.answered > 0
-  return { record = record, answer = { outcome = "failed", problem = text }, refused = true }
+  return fate
 end
 
 -- Completes the ledger's fields and the running sums.
 function Run:price(job, fate, r)
   local record, service = fate.record, self.service
-  self.reserved = self.reserved - (job.estimate or 0)
+  self.reserved = self.reserved - job.estimate
   if fate.unsent then return end
   if not record then
-    self.spent = self.spent + (job.estimate or 0)
+    self.budget.spent = self.budget.spent + job.estimate
     return
   end
   record.reply = fate.reply or r.body
   record.seconds = r.seconds
-  local free = record.free
-  record.free = nil
-  if free then
+  if fate.free then
     record.price = 0.0
   else
     local usage = service:usage(fate.answer, job.request)
@@ -309,24 +266,22 @@ function Run:price(job, fate, r)
     record.cached_tokens, record.estimated = usage.cached_tokens, usage.estimated
     record.price = service:cost(usage)
   end
-  self.spent = self.spent + (record.price or 0)
+  self.budget.spent = self.budget.spent + (record.price or 0)
 end
 
 function Run:collect(now)
-  local arrived = {}
   while true do
     local r = http:next()
-    if not r then return arrived end
-    local job = not r.event and not r.data and flying[r.id]
+    if not r then return end
+    local job = not r.data and self.open[r.id]          -- pieces of a stream come again with its end
     if job then
-      flying[r.id] = nil
-      self.in_flight = self.in_flight - 1
-      if r.body then r.body = net.redact(r.body) end
+      r.body = r.body and net.redact(r.body)
       local fate = self:judge(job, r)
       fate.job = job
+      self.arrived[#self.arrived + 1] = fate
+      self.in_flight = self.in_flight - 1
       self:price(job, fate, r)
       if r.headers then self.gate:learn(self.service:limits(r.headers), self.in_flight, now) end
-      arrived[#arrived + 1] = fate
     end
   end
 end
@@ -336,7 +291,7 @@ function Run:write(fate)
   if fate.record then
     local entry = fate.record.final and book:find(fate.job.key)
     if entry then       -- two machines share the ledger and cannot see each other: the first answer stands
-      fate.record.final, fate.answer = false, self:recall(entry, fate.job.request)
+      fate.record.final, fate.answer = false, self.service:recall(entry, fate.job.request)
     end
     book:record(attempt, fate.record)
   elseif fate.unsent then
@@ -344,6 +299,35 @@ function Run:write(fate)
   else
     book:lost(attempt, fate.lost)
   end
+  if fate.refused then
+    self.doubtful[#self.doubtful + 1] = attempt
+  elseif fate.answer then
+    self:believe()
+  end
+end
+
+-- Others go well, so what was refused before was refused for itself: it is final.
+function Run:believe()
+  for _, attempt in ipairs(self.doubtful) do self.book:accept(attempt) end
+  self.doubtful = {}
+end
+
+-- All that came into the ledger, and a note of all that goes, in one transaction.
+function Run:keep(sends)
+  self.book:transaction(function()
+    for _, fate in ipairs(self.arrived) do self:write(fate) end
+    self.noted = self.reserved
+    for _, job in ipairs(sends) do self.noted = self.noted - job.estimate end
+    self.budget:refresh(self.noted)
+    for _, job in ipairs(sends) do self:note(job) end
+  end)
+  for _, fate in ipairs(self.arrived) do self.open[fate.job.attempt] = nil end
+  self.arrived = {}
+end
+
+-- More than so many in a row: the service is down, or refuses all.
+function Run:patience()
+  return HOPELESS + ((self.answered > 0 or self.proven) and self.gate.most or 0)
 end
 
 -- After it is written: hand the answer over, or line up the next try.
@@ -351,13 +335,13 @@ function Run:settle(fate, now)
   local job = fate.job
   if fate.record then self.reached = true end
   if fate.answer then
-    if fate.refused then
-      self.refused_calls, self.last_problem = self.refused_calls + 1, fate.answer.problem
-      if self.refused_calls >= HOPELESS and self.answered == 0 then self:stop(fate.answer.problem) end
-    else
-      self.answered = self.answered + 1
+    if not fate.refused then
+      self.answered, self.failed_in_row = self.answered + 1, 0
       self.gate:well()
+    elseif #self.doubtful >= self:patience() then
+      self:stop(fate.problem)
     end
+    self.last_problem = fate.problem or self.last_problem
     self:finish(job, fate.answer)
     return
   end
@@ -369,41 +353,34 @@ function Run:settle(fate, now)
   if fate.slow then self.gate:refused(fate.wait, now) end
   local most = self.reached and self.service.tries or math.min(TRIES_UNREACHED, self.service.tries)
   if job.tries >= most then
-    self.failed = self.failed + 1
+    self.failed, self.failed_in_row = self.failed + 1, self.failed_in_row + 1
     self:finish(job, { outcome = "failed", problem = fate.problem })
-    -- a service that fails so many calls in a row is down: what it still owes can wait
-    if self.failed >= HOPELESS and self.answered == 0 then self:stop(fate.problem) end
+    if self.failed_in_row >= self:patience() then self:stop(fate.problem) end     -- what it still owes can wait
     return
   end
   local ceiling = math.min(LONGEST_WAIT, FIRST_WAIT * 2 ^ (job.tries - 1))
   self:schedule(job, now + (fate.wait or 0) + math.random() * ceiling)
 end
 
-function Run:progress()
+function Run:progress(wait)
   if not self.source.on_progress then return end
   local values = { flying = self.in_flight }
-  if self.service.price then values["dollars"] = self.spent end
+  if self.service.price then values.dollars = self.budget.spent end
+  if self.in_flight == 0 and wait > 1 and wait < math.huge then values["waits, s"] = math.ceil(wait) end
   self.source.on_progress(self.finished, values)
 end
 
 function Run:turn()
   local now = base.now()
-  local arrived = self:collect(now)
+  self:collect(now)
   local sends, wait = self:fill(now)
-  local taken = {}
-  if #arrived > 0 or #sends > 0 then
-    self.book:transaction(function()
-      for _, fate in ipairs(arrived) do self:write(fate) end
-      for _, job in ipairs(sends) do
-        if not self:note(job) then taken[job] = true end
-      end
-    end)
-  end
+  local arrived = self.arrived
+  if #arrived > 0 or #sends > 0 then self:keep(sends) end
   for _, job in ipairs(sends) do
-    if taken[job] then self:yield(job, now) else self:send(job) end
+    if job.attempt then self:send(job) else self:yield(job, now) end
   end
   for _, fate in ipairs(arrived) do self:settle(fate, now) end
-  self:progress()
+  self:progress(wait)
   local idle = self.in_flight == 0 and #sends == 0 and #arrived == 0
   if idle and self.stopping then error(self.stopping, 0) end
   if self.finished < self.source.n or self.in_flight > 0 then
@@ -411,10 +388,24 @@ function Run:turn()
   end
 end
 
--- After a failure in the loop nothing of this run may stay in flight.
-local function clear(book)
-  pcall(abandon, book)
-  flying = {}
+-- After an error, or Ctrl-C in an earlier run: replies that come soon are kept; what is in
+-- flight then is given up, and may have been paid for.
+---@param seconds number
+function Run:tidy(seconds)
+  local ends = base.now() + seconds
+  repeat
+    http:poll(seconds > 0 and http:active() > 0 and 0.1 or 0)
+    self:collect(base.now())
+  until http:active() == 0 or base.now() >= ends
+  unfinished = nil
+  self.book:transaction(function()
+    for _, fate in ipairs(self.arrived) do pcall(self.write, self, fate) end
+    for attempt, job in pairs(self.open) do
+      http:cancel(attempt)
+      -- one that has its end already, or was never noted, needs none
+      pcall(job.sent and self.book.lost or self.book.unsent, self.book, attempt, "interrupted")
+    end
+  end)
 end
 
 ---Asks all calls of the source; returns when each has ended. Raises when the stage
@@ -425,21 +416,23 @@ end
 ---@param source perilune.ai.Source
 function engine.run(service, source)
   http = http or net.client { connections = 256, user_agent = "perilune/" .. require("perilune").version }
+  if unfinished then unfinished:tidy(0) end
   local run = new_run(service, source)
+  unfinished = run
   local ok, problem = pcall(function()
     while run.finished < source.n or run.in_flight > 0 do run:turn() end
+    if #run.doubtful > 0 and (run.answered > 0 or run.proven) then run.book:transaction(run.believe, run) end
   end)
   if not ok then
-    clear(run.book)
+    pcall(run.tidy, run, LAST_WAIT)
     error(problem, 0)
   end
+  unfinished = nil
   if run.failed > 0 then
     error(("%s\n%d of %d calls failed, also when tried again. The other answers are kept in %s; the same command "
       .. "asks only what is missing"):format(run.last_problem, run.failed, source.n, ledger.path()), 0)
   end
-  if run.answered == 0 and run.refused_calls > 0 and run.refused_calls == run.asked then
-    error(run.last_problem, 0)
-  end
+  if #run.doubtful > 0 then error(run.last_problem, 0) end        -- all were refused
 end
 
 return engine

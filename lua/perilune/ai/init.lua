@@ -187,14 +187,14 @@ function Client:plan(task, requests, opts)
   return { calls = #requests }
 end
 
----The most dollars that scripts and the shell may spend on services, over all processes that use
----this ledger; a recipe has `budget=`. nil: no limit. What was spent before counts.
+---The most dollars that this process may spend on services outside of recipes, which have
+---`budget=`. nil: no limit.
 ---@param dollars number|nil
 function ai.budget(dollars)
   if dollars ~= nil and (type(dollars) ~= "number" or dollars ~= dollars or dollars < 0) then
     error("pl.ai.budget: must be dollars (0 or more) or nil, got " .. tostring(dollars), 2)
   end
-  require("perilune.ai.engine").budget = dollars
+  require("perilune.ai.budget").script = dollars
 end
 
 ---The text of an answer, which is a string or {text = ...}.

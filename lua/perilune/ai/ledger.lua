@@ -138,6 +138,7 @@ local SQL = {
       completion_tokens = ?, cached_tokens = ?, price = ?, estimated = ?, seconds = ?, request_id = ?
     WHERE id = ? AND state IN ('noted', 'lost')]],
   reply = "INSERT INTO replies (attempt, text) VALUES (?, ?)",
+  accept = "UPDATE OR IGNORE attempts SET final = 1 WHERE id = ? AND state = 'answered' AND outcome IS NOT NULL",
   ended = "UPDATE attempts SET state = ?, ended = ?, reason = ? WHERE id = ? AND state = 'noted'",
   state = "SELECT state FROM attempts WHERE id = ?",
   answer = "SELECT id FROM attempts WHERE final = 1 AND key = (SELECT key FROM attempts WHERE id = ?)",
@@ -149,7 +150,9 @@ local SQL = {
     UPDATE batches SET remote = coalesce(?, remote), state = coalesce(?, state), open = coalesce(?, open),
       detail = coalesce(?, detail) WHERE id = ?]],
   batches = "SELECT id, provider, endpoint, remote, state, started, detail FROM batches WHERE open = 1 ORDER BY id",
-  batch_attempts = "SELECT id AS attempt, key FROM attempts WHERE batch = ? AND state = 'noted' ORDER BY id",
+  batch_attempts = "SELECT id AS attempt, key, prompt_tokens FROM attempts WHERE batch = ? AND state = 'noted' ORDER BY id",
+  knows_batch = "SELECT 1 FROM batches WHERE remote = ? AND endpoint = ?",
+  version = "PRAGMA data_version",
 }
 
 -- Sums over a group of attempts; tokens and seconds of those that were answered.
@@ -331,6 +334,10 @@ function Ledger:record(attempt, reply)
   self:transaction(write_reply, self, attempt, r)
 end
 
+---A recorded reply becomes the answer of its call, unless the call has one by now.
+---@param attempt integer
+function Ledger:accept(attempt) self.s.accept:run(attempt) end
+
 ---The request surely never reached the service: it costs nothing.
 ---@param attempt integer
 ---@param reason string
@@ -356,6 +363,10 @@ function Ledger:busy(key)
   end
   return found
 end
+
+---A number that changes when another process has written to the ledger.
+---@return integer
+function Ledger:version() return self.s.version:value() end
 
 ---What was spent, in USD, by one study or by all.
 ---@param which? {study: string?}
@@ -406,17 +417,29 @@ function Ledger:batch_change(id, change)
   end
 end
 
+---The attempts of a batch whose end is not written yet.
+---@param id integer
+---@return {attempt: integer, key: string, prompt_tokens: integer?}[]
+function Ledger:batch_attempts(id)
+  local list = {}
+  for attempt in self.s.batch_attempts:rows(id) do list[#list + 1] = attempt end
+  return list
+end
+
 ---The batches whose results were not all read, of this process and of earlier ones.
----@return {id: integer, provider: string, endpoint: string, remote: string?, state: string, started: number, detail: string?, attempts: {attempt: integer, key: string}[]}[]
+---@return {id: integer, provider: string, endpoint: string, remote: string?, state: string, started: number, detail: string?, attempts: table[]}[]
 function Ledger:batches()
   local list = {}
   for row in self.s.batches:rows() do list[#list + 1] = row end
-  for _, row in ipairs(list) do
-    row.attempts = {}
-    for attempt in self.s.batch_attempts:rows(row.id) do row.attempts[#row.attempts + 1] = attempt end
-  end
+  for _, row in ipairs(list) do row.attempts = self:batch_attempts(row.id) end
   return list
 end
+
+---Is this batch of a service one of ours?
+---@param remote string
+---@param endpoint string
+---@return boolean
+function Ledger:knows_batch(remote, endpoint) return self.s.knows_batch:value(remote, endpoint) ~= nil end
 
 ---Writes the ledger as JSONL: see ledger_jsonl.lua.
 ---@param write fun(line: string) is given each line with its newline

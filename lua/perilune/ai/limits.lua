@@ -82,7 +82,7 @@ end
 ---@param now number
 function Gate:learn(said, in_flight, now)
   for name, quota in pairs(said) do
-    if quota.remaining and quota.reset then
+    if quota.remaining and quota.remaining >= 0 and quota.reset then     -- -1 is some proxies' "no limit"
       local flying = name == "requests" and in_flight or 0
       self.learnt[name] = { remaining = quota.remaining - flying, reset_at = now + math.min(quota.reset, 3600) }
     end

@@ -73,30 +73,23 @@ end
 ---@field latency number seconds a reply takes: the ledger's mean of this model, or a guess
 ---@field guessed boolean the latter
 ---@field model string
+---@field batch boolean its service answers within a day
 ---@field counted string what counted the tokens
 
----@param service perilune.ai.Service
----@param task string
----@param requests perilune.ai.Request[]
----@param opts table as for the task
----@return perilune.ai.Plan
-function plan.of(service, task, requests, opts)
-  local book = open_ledger()
-  -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
-  if not book then service.ctx = service.ctx or { secret = ("0"):rep(64) } end
+-- Counts the calls of the requests, one by one, into `out`.
+local function count(out, service, task, requests, opts, book)
   local counter = tokens.counter(service.model, service.options.tokenizer)
   local make, template = maker(service, task, opts)
-  local out = {
-    calls = 0, kept = 0, model = service.model, counted = counter.name,
-    prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
-  }
+  local seen = {}
+  out.counted = counter.name
   for _, request in ipairs(requests) do
     local known, missing = known_part(request)
     local call = make(known)
     local wired = service:request(call)
     if missing == 0 and book and book:find(wired.key) then
       out.kept = out.kept + 1
-    else
+    elseif missing > 0 or not seen[wired.key] then         -- the same call twice is sent once
+      seen[wired.key] = missing == 0
       out.calls = out.calls + 1
       local prompt = 0
       for _, message in ipairs(call.messages) do prompt = prompt + counter.count(message.content) + 4 end
@@ -106,7 +99,24 @@ function plan.of(service, task, requests, opts)
       end
     end
   end
-  if not book then service.ctx = nil end
+end
+
+---@param service perilune.ai.Service
+---@param task string
+---@param requests perilune.ai.Request[]
+---@param opts table as for the task
+---@return perilune.ai.Plan
+function plan.of(service, task, requests, opts)
+  local book = open_ledger()
+  local out = {
+    calls = 0, kept = 0, model = service.model, batch = service.options.batch,
+    prompt_tokens = { low = 0, expected = 0, max = 0 }, completion_tokens = { low = 0, expected = 0, max = 0 },
+  }
+  -- Without a ledger there is no secret yet; any of the same length gives the same sizes.
+  if not book then service.planned = { secret = ("0"):rep(64) } end
+  local ok, problem = pcall(count, out, service, task, requests, opts, book)
+  service.planned = nil
+  if not ok then error(problem, 0) end
   out.tokens = out.prompt_tokens.max + out.completion_tokens.max
   if service.price then
     out.dollars = {}

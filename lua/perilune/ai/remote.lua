@@ -42,6 +42,7 @@ local remote = {}
 ---@field problem fun(body: table): {message: string?, code: string?} of an error reply
 ---@field request_id string header that names the request
 ---@field limits fun(headers: table<string, string>): table as perilune.ai.Gate.learn takes
+---@field batch? perilune.ai.Batches
 
 -- Options every service takes. `sent` ones change the request and so the key of a stage.
 local ROWS = {
@@ -56,7 +57,7 @@ local ROWS = {
   rpm = { type = "number", min = 0.1, doc = "requests a minute" },
   tpm = { type = "number", min = 1, doc = "tokens a minute" },
   tries = { 8, min = 1, doc = "of a request that fails for reasons that may pass" },
-  timeout = { 600, type = "number", min = 0.05, doc = "seconds for a reply" },
+  timeout = { 600, type = "number", min = 0.05, doc = "seconds for a reply that is no stream" },
   idle = { 60, type = "number", min = 0.05, doc = "seconds without a byte, of a streamed reply" },
   connect = { 10, type = "number", min = 0.05, doc = "seconds to connect" },
   max_body = { 64 << 20, min = 1024, doc = "bytes of a reply" },
@@ -74,9 +75,43 @@ local ROWS = {
 local Service = { whole = true }
 Service.__index = Service
 
-local function host_of(url) return url:match "^https?://([^/]+)" end
-
 local function is_price(p) return type(p) == "number" end
+
+-- Fields of a request that `body.NAME=` must not change under the hands of what reads the
+-- reply or counts its price, and what to use in their place.
+local OURS = {
+  n = "feedback.demonstrate's n asks for several answers", stream = "there is stream=", max_tokens = "there is max_tokens=",
+  model = "it stands after the provider's name", messages = "they come from the stage", contents = "they come from the stage",
+}
+
+local TRUTH = { ["true"] = true, ["false"] = false }
+
+-- "body.NAME=VALUE" apart from the options.
+local function split(provider, given)
+  local extra, plain = {}, {}
+  for name, value in pairs(given) do
+    local field = name:match "^body%.(.+)$"
+    if not field then
+      plain[name] = value
+    elseif OURS[field] then
+      error(("%s: body.%s cannot be given: %s"):format(provider, field, OURS[field]), 0)
+    elseif TRUTH[value] ~= nil then
+      extra[field] = TRUTH[value]
+    else
+      extra[field] = tonumber(value) or value
+    end
+  end
+  return extra, plain
+end
+
+-- Options that this service has nothing to do with.
+local function check(provider, o)
+  local function refuse(name, why) error(("%s: %s: %s"):format(provider.name, name, why), 0) end
+  if o.schema and not provider.can.schema then refuse("schema", "this service has no structured output") end
+  if o.seed and not provider.can.seed then refuse("seed", "this service has none") end
+  if o.batch and not provider.batch then refuse("batch", "this service has no batch interface here") end
+  if o.batch and o.stream then refuse("batch", "the answers of a batch are no stream: leave stream out") end
+end
 
 local function price_of(o, model)
   if is_price(o.price_in) and is_price(o.price_out) then
@@ -97,6 +132,11 @@ local function address(provider, given, o)
     if own and complete(own:gsub("/+$", "")) == url then key_env = provider.key_env end
   elseif own and own ~= "" then
     url = complete(own:gsub("/+$", ""))
+  end
+  -- an address is written into the ledger and into errors
+  if url:find "^https?://[^/]*@" then
+    error(("%s: an address holds no user and no password: name the variable of the key with key_env="):format(
+      provider.name), 0)
   end
   return url, o.key_env or key_env
 end
@@ -122,12 +162,9 @@ function remote.provider(provider)
     provider.name, provider.name, provider.base, provider.key_env) }
   return function(rest, given, spec)
     local ai = require "perilune.ai"
-    local extra, plain = {}, {}
-    for name, value in pairs(given) do
-      local field = name:match "^body%.(.+)$"
-      if field then extra[field] = tonumber(value) or value else plain[name] = value end
-    end
+    local extra, plain = split(provider.name, given)
     local o = ai.options(provider.name, rows, plain)
+    check(provider, o)
     local model, url = rest:match "^(.-)@(https?://.*)$"
     model = model or rest
     if model == "" then error(("%s: names a model, as in %s:MODEL"):format(provider.name, provider.name), 0) end
@@ -144,9 +181,6 @@ function remote.provider(provider)
       gate = limits.gate { concurrency = o.concurrency, rpm = o.rpm, tpm = o.tpm },
     }, Service)
     service.base, service.key_env = address(provider, url, o)
-    if o.schema and not provider.can.schema then
-      error(("%s: schema: this service has no structured output"):format(provider.name), 0)
-    end
     return service
   end
 end
@@ -177,6 +211,15 @@ function Service:unlock()
   return nil, message
 end
 
+---The same; raises, and names the call that needs it.
+---@param request table
+function Service:must_unlock(request)
+  local ok, message = self:unlock()
+  if ok then return end
+  error(("%s: %s, and the ledger %s does not hold this call: %s"):format(self.name, message,
+    require("perilune.ai.ledger").path(), request.about), 0)
+end
+
 -- Estimates of a text's tokens err upwards where no vocabulary is at hand: Chinese and
 -- code take fewer bytes a token than English.
 local BYTES_AT_LEAST = 2.5
@@ -199,9 +242,10 @@ function Service:request(call)
   local url = self.base .. path
   local sample = tostring(call.sample or 1)
   local prompt = math.ceil(message_bytes(call.messages) / BYTES_AT_LEAST)
+  local most = math.max(call.max_tokens or LONG_ANSWER, math.tointeger(self.extra.max_completion_tokens) or 0)
   return {
     url = url, body = text, path = path, key = base.sha256(table.concat({ self.provider, url, text, sample }, "\0")),
-    stream = self.options.stream, sample = sample, prompt_tokens = prompt, max_tokens = call.max_tokens or LONG_ANSWER,
+    stream = self.options.stream, sample = sample, prompt_tokens = prompt, max_tokens = most,
     tokens = prompt + (call.max_tokens or 0), about = call.about or "a call",
   }
 end
@@ -216,7 +260,11 @@ function Service:headers(client_id)
   return list
 end
 
-function Service:request_id(headers) return headers[self.wire.request_id] or headers["x-request-id"] end
+function Service:request_id(headers)
+  local id = headers[self.wire.request_id] or headers["x-request-id"]
+  return id and net.redact(id)
+end
+
 function Service:limits(headers) return self.wire.limits(headers) end
 
 ---What an error reply says; a body that is no JSON is shown as it is.
@@ -235,9 +283,26 @@ end
 
 local function events_of(text)
   local parser <close> = net.sse()
-  local events = parser:feed(text)
-  for _, event in ipairs(parser:finish()) do events[#events + 1] = event end
+  local events = assert(parser:feed(text))
+  for _, event in ipairs(assert(parser:finish())) do events[#events + 1] = event end
   return events
+end
+
+local function translate(self, text, request)
+  if request.stream and not text:find "^%s*{" then
+    local events = events_of(text)
+    local body, message = self.wire.assemble(events)
+    if not body then return nil, { message = message, cut = true } end
+    local answer, problem = self.wire.reply(body)
+    -- an error after the first event: what was written before it may be charged
+    if problem then problem.cut = #events > 1 end
+    return answer, problem
+  end
+  local body, message = wire.decode(text)
+  if type(body) ~= "table" then
+    return { outcome = "invalid", problem = "the reply is no JSON: " .. tostring(message or type(body)) }
+  end
+  return self.wire.reply(body)
 end
 
 ---The answer in a whole reply of status 2xx.
@@ -246,19 +311,39 @@ end
 ---@return perilune.ai.Answer|nil answer
 ---@return table|nil problem {message, code, status?, cut?} where the reply tells of an error
 function Service:read(text, request)
-  local body, message
-  if request.stream and not text:find "^%s*{" then
-    body, message = self.wire.assemble(events_of(text))
-    if not body then return nil, { message = message, cut = true } end
-  else
-    body, message = wire.decode(text)
-    if type(body) ~= "table" then
-      return { outcome = "invalid", problem = "the reply is no JSON: " .. tostring(message or type(body)) }
-    end
+  -- What a service may not send it sends one day: that is its answer then, and no end of the stage.
+  local ok, answer, problem = pcall(translate, self, text, request)
+  if not ok then return { outcome = "invalid", problem = "the reply cannot be read: " .. tostring(answer) } end
+  return answer, problem
+end
+
+---What a whole reply means, whatever its status.
+---@param status integer
+---@param headers table<string, string>
+---@param text string
+---@param request table
+---@return perilune.ai.Answer|nil answer
+---@return table|nil problem as of read
+---@return "again"|"stop"|"failed"|nil verdict of wire.verdict
+function Service:understand(status, headers, text, request)
+  if status < 200 or status >= 300 then
+    local problem = self:problem(status, text)
+    return nil, problem, wire.verdict(status, headers, problem)
   end
-  local answer, problem = self.wire.reply(body)
-  if problem then return nil, problem end
-  return answer
+  local answer, problem = self:read(text, request)
+  if answer then return answer end
+  return nil, problem, wire.verdict(problem.status or 500, headers, problem)   -- a 200 whose body is an error
+end
+
+---A recorded answer, as it was understood when it came.
+---@param entry table of ledger.find
+---@param request table
+---@return perilune.ai.Answer
+function Service:recall(entry, request)
+  local answer, problem
+  if entry.outcome ~= "failed" then answer, problem = self:read(entry.reply or "", request) end
+  return answer or { outcome = entry.outcome,
+    problem = problem and problem.message or wire.message(self.name, entry.status, entry.reply) }
 end
 
 ---Tokens of a call, estimated where the service tells none.
@@ -332,9 +417,9 @@ local function plain(request)
   return out
 end
 
+-- What judge prompts are made with; a plan without a ledger brings its own.
 function Service:context()
-  self.ctx = self.ctx or { secret = require("perilune.ai.ledger").default():secret() }
-  return self.ctx
+  return self.planned or { secret = require("perilune.ai.ledger").default():secret() }
 end
 
 ---The judge prompt in use for a task.

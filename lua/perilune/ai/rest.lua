@@ -1,6 +1,7 @@
 --- Single requests to a service beside the calls of a stage: batches, lists, files. They
---- cost nothing, so they are tried again freely; no ledger, no window.
+--- cost nothing, so they are tried again freely; they are not noted, and keep to no window.
 local base = require("perilune.core").base
+local ledger = require "perilune.ai.ledger"
 local net = require("perilune.core").net
 local wire = require "perilune.ai.wire"
 
@@ -60,12 +61,18 @@ function Rest:ask(method, path, o)
     else
       local problem = self.service:problem(r.status, r.body)
       message = wire.message(self.service.name, r.status, problem.message, self.service:request_id(r.headers))
-      if wire.verdict(r.status, r.headers, problem) ~= "again" or try == tries then return nil, message, false end
+      -- a gateway that gives up does not know what became of the request
+      if wire.verdict(r.status, r.headers, problem) ~= "again" or try == tries then return nil, message, r.status >= 500 end
       wait = wire.retry_after(r.headers, LONGEST)
     end
     base.sleep((wait or 0) + math.random() * math.min(LONGEST, 2 ^ (try - 1)))
   end
 end
+
+---Is a batch of this name in our ledger?
+---@param remote string
+---@return boolean
+function Rest:knows(remote) return ledger.default():knows_batch(remote, self.service.base) end
 
 ---The same for replies that are JSON; failures are raised.
 ---@return table

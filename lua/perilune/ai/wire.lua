@@ -62,11 +62,14 @@ function wire.text(value, ...)
   return type(found) == "string" and found or nil
 end
 
----A field that must be a number that is not negative.
----@return number|nil
+-- No call has so many tokens: a larger count is a mistake, and its price would be one.
+local COUNT_MAX = 1e9
+
+---A field that must be a count: a number from 0 on, made whole.
+---@return integer|nil
 function wire.count(value, ...)
   local found = wire.get(value, ...)
-  return type(found) == "number" and found >= 0 and found < 1e15 and found or nil
+  return type(found) == "number" and found >= 0 and found < COUNT_MAX and math.ceil(found) or nil
 end
 
 -- ------------------------------------------------------------------- waiting
@@ -152,6 +155,9 @@ local AGAIN = { [408] = true, [409] = true, [425] = true, [429] = true }
 -- Words of a code or type that mean "the account, not the moment": waiting does not help.
 local SPENT = { "insufficient_quota", "credit_balance", "billing", "spend_limit", "usage_limit", "quota_exceeded" }
 
+-- The same in words: Anthropic's empty account and Gemini's wrong key are a plain 400.
+local SPENT_WORDS = { "credit balance", "billing", "api key" }
+
 ---What a failed reply means.
 ---@param status integer
 ---@param headers table<string, string>
@@ -161,6 +167,10 @@ function wire.verdict(status, headers, problem)
   local code = (problem.code or ""):lower()
   for _, word in ipairs(SPENT) do
     if code:find(word, 1, true) then return "stop" end
+  end
+  local message = status == 400 and (problem.message or ""):lower() or ""
+  for _, words in ipairs(SPENT_WORDS) do
+    if message:find(words, 1, true) then return "stop" end
   end
   if headers["x-should-retry"] == "true" then return "again" end
   local again = AGAIN[status] or status >= 500

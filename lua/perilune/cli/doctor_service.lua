@@ -89,7 +89,9 @@ check("structured output", function(spec)
 end)
 
 check("streaming", function(spec)
-  local a, why = try(ai.client(spec, { stream = true }), {})
+  local client = ai.client(spec)
+  client.provider.options.stream = true
+  local a, why = try(client, {})
   if not a then return failed(why) end
   return yes(true, a.usage and a.usage.completion_tokens and "with token counts" or "without token counts")
 end)
@@ -99,8 +101,8 @@ check("rate limits", function(spec)
   local a, why = try(client, {})
   if not a then return failed(why) end
   local g, parts = client.provider.gate, {}
-  if g.requests_limit then parts[#parts + 1] = ("%d requests a window"):format(g.requests_limit) end
-  if g.tokens_limit then parts[#parts + 1] = ("%d tokens a window"):format(g.tokens_limit) end
+  if g.requests_limit then parts[#parts + 1] = ("%.0f requests a window"):format(g.requests_limit) end
+  if g.tokens_limit then parts[#parts + 1] = ("%.0f tokens a window"):format(g.tokens_limit) end
   return yes(#parts > 0, #parts > 0 and table.concat(parts, ", ") or "not told: rpm= and tpm= set them")
 end)
 
@@ -116,6 +118,7 @@ end)
 return function(spec, flags)
   local service = ai.client(spec).provider
   if not service.request then error(("doctor: %s is no service over HTTP"):format(spec), 0) end
+  if service.options.batch then error("doctor: its calls are single ones: leave batch out", 0) end
   local rows, report = {}, { spec = spec, address = service.base, checks = {} }
   for i, c in ipairs(CHECKS) do
     local row = c.run(spec)

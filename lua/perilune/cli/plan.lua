@@ -24,6 +24,7 @@ local function note_of(stage)
   local s = stage.service
   if not s then return stage.note or "" end
   local parts = { s.model }
+  if s.batch then parts[2] = "in batches, which may take a day" end
   if s.kept > 0 then parts[#parts + 1] = thousands(s.kept) .. " answers are in the ledger" end
   return table.concat(parts, "; ")
 end

@@ -112,30 +112,31 @@ end
 
 local PATH = "/v1/messages/batches"
 
-local batches = { most = 100000, bytes = 240 << 20 }
+local batches = { most = 100000, bytes = 240 << 20, overhead = 100 }
+
+-- Two clocks may differ by so many seconds.
+local CLOCKS = 600
 
 function batches.create(api, _, items)
   local since, requests = base.walltime(), {}
   for i, item in ipairs(items) do requests[i] = ('{"custom_id":"%s","params":%s}'):format(item.key, item.body) end
   local made, message, sent = api:ask("POST", PATH, { again = false,
     body = ('{"requests":[%s]}'):format(table.concat(requests, ",")) })
-  if not made and sent then
-    local found = batches.find(api, nil, since, #items)
-    if found then return found end
-  end
-  if not made then error(message, 0) end
-  return (wire.decode(made.body)).id
+  local id = made and wire.text(wire.decode(made.body), "id")
+  if id then return id end
+  if made or sent then id = batches.find(api, nil, since, #items) end
+  return id, message or "the reply does not name the batch", sent or made ~= nil
 end
 
--- Batches bear no name of ours: one of the same size, made since then, is taken for it. Were
--- it another's, none of its results would bear our calls' names, and all would be asked again.
+-- Batches bear no name of ours: one of the same size, made since then and not known to the ledger, is taken for it.
+-- Were it another's, none of its results would bear our calls' names, and all would be asked again.
 function batches.find(api, _, since, n)
   local page = api:json("GET", PATH .. "?limit=100")
   for _, row in ipairs(wire.get(page, "data") or {}) do
     local sum = 0
     for _, count in pairs(wire.get(row, "request_counts") or {}) do sum = sum + (tonumber(count) or 0) end
     local made = wire.rfc3339(wire.text(row, "created_at") or "")
-    if sum == n and made and made >= since - 60 then return row.id end
+    if sum == n and made and made >= since - CLOCKS and not api:knows(row.id) then return row.id end
   end
   return nil
 end

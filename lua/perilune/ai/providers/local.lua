@@ -6,7 +6,7 @@ local ai = require "perilune.ai"
 local hash = require "perilune.study.hash"
 
 local OPTIONS = {
-  temperature = { 1.0, type = "number", min = 0, doc = "of its answers" },
+  temperature = { type = "number", min = 0, doc = "of its answers; default: what the stage asks for, else 1" },
   top_p = { type = "number", min = 0, max = 1 },
   top_k = { type = "integer", min = 0 },
   min_p = { type = "number", min = 0, max = 1 },
@@ -46,7 +46,7 @@ function Local:demonstrate(requests, opts)
   local model = self:model()
   local o = self.options
   local list = model:generate(prompts, {
-    n = counts[1] or 1, temperature = o.temperature, top_p = o.top_p or opts.top_p, top_k = o.top_k, min_p = o.min_p,
+    n = counts[1] or 1, temperature = o.temperature or opts.temperature or 1.0, top_p = o.top_p or opts.top_p, top_k = o.top_k, min_p = o.min_p,
     max_tokens = o.max_tokens or opts.max_tokens, seed = opts.seed, stop = opts.stop, on_progress = opts.on_progress,
   })
   local tokenizer = model.tokenizer:hash()

@@ -146,24 +146,24 @@ end
 
 local FINAL = { failed = true, completed = true, expired = true, cancelled = true }
 
-local batches = { most = 50000, bytes = 190 << 20 }
+local batches = { most = 50000, bytes = 190 << 20, overhead = 200 }
 
 function batches.create(api, mark, items)
   local lines = {}
   for i, item in ipairs(items) do
     lines[i] = ('{"custom_id":"%s","method":"POST","url":"/v1%s","body":%s}'):format(item.key, item.path, item.body)
   end
-  local file = api:json("POST", "/files", { body = form(mark, table.concat(lines, "\n") .. "\n"),
+  local file, message = api:ask("POST", "/files", { body = form(mark, table.concat(lines, "\n") .. "\n"),
     type = "multipart/form-data; boundary=" .. BOUNDARY })
-  local made, message, sent = api:ask("POST", "/batches", { again = false, body = base.json_encode {
-    input_file_id = file.id, endpoint = "/v1" .. items[1].path, completion_window = "24h", metadata = { perilune = mark } } })
+  if not file then return nil, message, false end
+  local made, problem, sent = api:ask("POST", "/batches", { again = false, body = base.json_encode {
+    input_file_id = wire.text(wire.decode(file.body), "id"), endpoint = "/v1" .. items[1].path, completion_window = "24h",
+    metadata = { perilune = mark } } })
+  local id = made and wire.text(wire.decode(made.body), "id")
+  if id then return id end
   -- A reply that got lost does not mean there is no batch: look before anything is handed in twice.
-  if not made and sent then
-    local found = batches.find(api, mark)
-    if found then return found end
-  end
-  if not made then error(message, 0) end
-  return (wire.decode(made.body)).id
+  if made or sent then id = batches.find(api, mark) end
+  return id, problem or "the reply does not name the batch", sent or made ~= nil
 end
 
 function batches.find(api, mark)
@@ -185,7 +185,8 @@ function batches.status(api, remote_id)
   local row = api:json("GET", "/batches/" .. remote_id)
   local state = wire.text(row, "status") or "?"
   local done = (wire.count(row, "request_counts", "completed") or 0) + (wire.count(row, "request_counts", "failed") or 0)
-  return FINAL[state] or false, state, done
+  local problem = wire.text(row, "errors", "data", 1, "message")
+  return FINAL[state] or false, state, done, problem
 end
 
 function batches.results(api, remote_id)
