@@ -33,6 +33,7 @@ local function apart(word) return word:sub(1, 1) .. " " .. word:sub(2) end
 ---@param text string
 ---@return string
 function fence.neutral(text)
+  if not text:find "[<%[]" then return text end        -- what every control token begins with
   for _, word in ipairs(CONTROL) do
     if text:find(word, 1, true) then text = text:gsub(word:gsub("%p", "%%%0"), apart) end
   end
