@@ -74,4 +74,11 @@ T.test("misuse is named", function()
   T.raises(function() pl.feedback.panel({ longer, first }, candidates(), { ordr = "both" }) end, 'did you mean "order"')
 end)
 
+T.test("the same service twice is one judge", function()
+  T.raises(function()
+    pl.feedback.panel({ "openai:m@http://127.0.0.1:1/v1", "openai:m@http://127.0.0.1:1/v1?concurrency=3" },
+      { { prompt = "p", completions = { { text = "a" }, { text = "b" } } } })
+  end, "the same judge")
+end)
+
 T.done()

@@ -10,6 +10,7 @@ local budget = require "perilune.ai.budget"
 local ledger = require "perilune.ai.ledger"
 local net = require("perilune.core").net
 local progress = require "perilune.study.progress"
+local rand = require "perilune.rand"
 local wire = require "perilune.ai.wire"
 
 local engine = {}
@@ -359,7 +360,7 @@ function Run:settle(fate, now)
     return
   end
   local ceiling = math.min(LONGEST_WAIT, FIRST_WAIT * 2 ^ (job.tries - 1))
-  self:schedule(job, now + (fate.wait or 0) + math.random() * ceiling)
+  self:schedule(job, now + (fate.wait or 0) + rand.of(base.pid(), job.key .. job.tries) * ceiling)
 end
 
 function Run:progress(wait)

@@ -41,6 +41,7 @@ local remote = {}
 ---@field assemble fun(events: table[]): table|nil, string|nil the body that a whole stream adds up to
 ---@field problem fun(body: table): {message: string?, code: string?} of an error reply
 ---@field request_id string header that names the request
+--- An option `version` (of the interface, sent as a header) is part of what identifies a call.
 ---@field limits fun(headers: table<string, string>): table as perilune.ai.Gate.learn takes
 ---@field batch? perilune.ai.Batches
 
@@ -244,7 +245,8 @@ function Service:request(call)
   local prompt = math.ceil(message_bytes(call.messages) / BYTES_AT_LEAST)
   local most = math.max(call.max_tokens or LONG_ANSWER, math.tointeger(self.extra.max_completion_tokens) or 0)
   return {
-    url = url, body = text, path = path, key = base.sha256(table.concat({ self.provider, url, text, sample }, "\0")),
+    url = url, body = text, path = path,
+    key = base.sha256(table.concat({ self.provider, self.options.version or "", url, text, sample }, "\0")),
     stream = self.options.stream, sample = sample, prompt_tokens = prompt, max_tokens = most,
     tokens = prompt + (call.max_tokens or 0), about = call.about or "a call",
   }

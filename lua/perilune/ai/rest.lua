@@ -3,6 +3,7 @@
 local base = require("perilune.core").base
 local ledger = require "perilune.ai.ledger"
 local net = require("perilune.core").net
+local rand = require "perilune.rand"
 local wire = require "perilune.ai.wire"
 
 local rest = {}
@@ -65,7 +66,7 @@ function Rest:ask(method, path, o)
       if wire.verdict(r.status, r.headers, problem) ~= "again" or try == tries then return nil, message, r.status >= 500 end
       wait = wire.retry_after(r.headers, LONGEST)
     end
-    base.sleep((wait or 0) + math.random() * math.min(LONGEST, 2 ^ (try - 1)))
+    base.sleep((wait or 0) + rand.of(base.pid(), path .. try) * math.min(LONGEST, 2 ^ (try - 1)))
   end
 end
 

@@ -10,11 +10,14 @@ local QUESTION = "Name a fruit, a colour and a number, in one short line."
 local SCHEMA = { type = "object", properties = { fruit = { type = "string" } },
   required = base.json_array { "fruit" }, additionalProperties = false }
 
+local asked = 0
+
 -- One fresh call; an answer, or nil and why.
 local function try(client, fields)
   local service, answer = client.provider, nil
+  asked = asked + 1
   local call = { messages = { { role = "user", content = QUESTION } }, max_tokens = 32, about = "doctor",
-    sample = ("doctor %.6f %d"):format(base.walltime(), math.random(0, 1 << 30)) }
+    sample = ("doctor %.6f %d %d"):format(base.walltime(), base.pid(), asked) }
   for k, v in pairs(fields) do call[k] = v end
   local ok, problem = pcall(engine.run, service, {
     n = 1, stage = "doctor", make = function() return call end, done = function(_, a) answer = a end,

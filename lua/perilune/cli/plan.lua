@@ -51,7 +51,13 @@ local function bill(stages)
   return sum
 end
 
-local function say_bill(sum)
+local function say_budget(budget, sum)
+  local word = budget >= sum.max and "enough in any case" or budget >= sum.expected and "enough for what is expected"
+    or budget >= sum.low and "enough only if answers are short" or "not enough"
+  return ("budget=%g: %s%s"):format(budget, word, next(sum.unknown) and ", without what has no price" or "")
+end
+
+local function say_bill(sum, budget)
   local known = sum.max > 0 or not next(sum.unknown)
   local lines = { ("\n%s calls to services, %s answered by the ledger; %s input and %s output tokens expected"):format(
     thousands(sum.calls), thousands(sum.kept), thousands(sum.prompt_tokens), thousands(sum.completion_tokens)) }
@@ -63,6 +69,7 @@ local function say_bill(sum)
     lines[#lines + 1] = ("dollars: the price of %s is unknown (%s calls): price_in= and price_out= in its spec, or PL_PRICES")
       :format(model, thousands(sum.unknown[model]))
   end
+  if budget then lines[#lines + 1] = say_budget(budget, sum) end
   lines[#lines + 1] = ("time: %s of calls under the limits given (concurrency=, rpm=, tpm=)%s"):format(hours(sum.seconds),
     sum.guessed and ("; where the ledger knows no reply of a model, %g s each are assumed"):format(sum.guessed) or "")
   lines[#lines + 1] = ("tokens counted with %s; nothing was sent"):format(table.concat(text.sorted(sum.counted), ", "))
@@ -101,7 +108,7 @@ return function(words, flags)
     next(sum.counted) and dollars(sum.expected) or "-", next(sum.counted) and hours(sum.seconds) or "-",
     ("%d kept"):format(cached) }
   io.stdout:write(text.render({ "arm", "seed", "stage", "calls", "tokens at most", "dollars", "time", "" }, rows), "\n")
-  if next(sum.counted) then io.stdout:write(say_bill(sum), "\n") end
+  if next(sum.counted) then io.stdout:write(say_bill(sum, given.budget), "\n") end
   if ended then io.stdout:write(ended, "\n") end
   return 0
 end

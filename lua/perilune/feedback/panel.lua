@@ -81,10 +81,13 @@ local function clients_of(critics)
   if type(critics) ~= "table" or critics.provider or #critics < 2 then
     error("feedback.panel: needs a list of two judges or more", 0)
   end
-  local clients, times = {}, {}
+  local clients, times, keys = {}, {}, {}
   for i, critic in ipairs(critics) do
     local client = ai.client(critic)
-    local name = client.name
+    local name, key = client.name, client.provider.whole and client:key()
+    -- the second would be answered by the ledger with the words of the first
+    if key and keys[key] then error(("feedback.panel: %s and %s are the same judge"):format(keys[key], name), 0) end
+    if key then keys[key] = name end
     times[name] = (times[name] or 0) + 1
     clients[i] = { client = client, name = times[name] > 1 and ("%s (%d)"):format(name, times[name]) or name }
   end

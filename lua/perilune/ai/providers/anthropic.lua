@@ -168,7 +168,7 @@ return remote.provider {
   name = "anthropic", base = "https://api.anthropic.com", base_env = "ANTHROPIC_BASE_URL",
   key_env = "ANTHROPIC_API_KEY", can = { logprobs = false, seed = false, schema = true },
   options = {
-    version = { "2023-06-01", doc = "of the interface: the header anthropic-version" },
+    version = { "2023-06-01", sent = true, doc = "of the interface: the header anthropic-version" },
     auth = { "x-api-key", choices = { "bearer", "x-api-key" }, doc = "the header that carries the key" },
   },
   key_header = function(o) return o.auth == "bearer" and "Authorization: Bearer " or "x-api-key: " end,
