@@ -182,7 +182,8 @@ static CURLcode set_constant(pl_transfer *t, const char *user_agent, const char 
   SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
   SET(CURLOPT_ACCEPT_ENCODING, ""); /* all that libcurl can undo */
   SET(CURLOPT_TCP_NODELAY, 1L);
-  /* the least it takes: 64 KiB, got and given back for each request, make malloc tidy up each time */
+  /* The least it takes. The usual 64 KiB, got and given back for each request, make malloc
+   * tidy up each time. */
   SET(CURLOPT_UPLOAD_BUFFERSIZE, 16384L);
   SET(CURLOPT_TCP_KEEPALIVE, 1L);
   SET(CURLOPT_TCP_KEEPIDLE, 30L);
