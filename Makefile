@@ -78,6 +78,7 @@ all: $(BIN)
 lib: $(LIB)
 
 tests: $(TEST_BIN) $(NET_BIN) $(BUILD)/tests/mock
+	@:
 
 COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
 
@@ -172,7 +173,7 @@ $(BUILD)/parity-venv/ready:
 	  then touch $@; else echo '  llama-cpp-python did not install: $(@D)/llama.log'; fi
 
 parity:
-	@scripts/install-deps
+	@scripts/install-deps $(if $(PERILUNE_VENV),,python3 python3-venv python3-dev g++ cmake)
 	@$(MAKE) --no-print-directory -j$(JOBS) all $(BUILD)/tests/mock \
 	  $(if $(PERILUNE_VENV),,$(BUILD)/parity-venv/ready)
 	@PL_BIN="$(abspath $(BIN))" PL_MOCK="$(abspath $(BUILD)/tests/mock)" \
