@@ -59,7 +59,7 @@ static __attribute__((noinline)) void edge(
   }
 }
 
-#define ISA any
+#define ISA baseline
 #define TARGET
 #define VBYTES 16
 #define VL PER_16
@@ -68,16 +68,16 @@ static __attribute__((noinline)) void edge(
 #include "kernels/gemm_isa.h"
 
 #ifdef __x86_64__
-#define ISA v3
-#define TARGET __attribute__((target("arch=x86-64-v3")))
+#define ISA avx2
+#define TARGET PL_TARGET_AVX2
 #define VBYTES 32
 #define VL PER_32
 #define MR 6
 #define KC 320
 #include "kernels/gemm_isa.h"
 
-#define ISA v4
-#define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#define ISA avx512
+#define TARGET PL_TARGET_AVX512
 #define VBYTES 64
 #define VL PER_64
 #define MR 14
@@ -88,17 +88,17 @@ static __attribute__((noinline)) void edge(
 void K(gemm_small)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, const real *A,
                    int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
 #ifdef __x86_64__
-  pl_isa isa = pl_isa_found();
-  if (isa == PL_ISA_V4) {
-    product_v4(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  pl_isa isa = pl_isa_used();
+  if (isa == PL_ISA_AVX512) {
+    product_avx512(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  if (isa == PL_ISA_V3) {
-    product_v3(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  if (isa == PL_ISA_AVX2) {
+    product_avx2(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
 #endif
-  product_any(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  product_baseline(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
 }
 
 typedef struct job {

@@ -12,14 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Compiled for several instruction sets and picked at load time; off under
- * sanitizers, whose start-up cannot run the resolvers. */
-#if defined(__x86_64__) && !defined(PL_SANITIZE)
-#define PL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define PL_CLONES
-#endif
-
 #define PL_DECLARE_KERNELS(T, S)                                                                   \
   /* C[M,N] (ldc) = alpha * op(A) op(B) + beta * C, row-major; op = transpose where the flag says. \
    * Fixed tiles of C, one thread a tile. */                                                       \
@@ -82,10 +74,6 @@
 PL_DECLARE_KERNELS(float, f32)
 PL_DECLARE_KERNELS(double, f64)
 
-/* Instruction sets that the kernels are built for. */
-typedef enum pl_isa { PL_ISA_ANY, PL_ISA_V3, PL_ISA_V4 } pl_isa;
-pl_isa pl_isa_found(void);
-const char *pl_isa_name(void);
 /* Runs `rounds` rounds of multiply-adds on every thread and returns how many
  * floating-point operations that were: time it to know the machine's peak. */
 double pl_fma_probe(int64_t rounds);

@@ -37,7 +37,7 @@ static void gather_row(void *arg, int64_t i) {
   memcpy(j->hc + i * j->C, j->h + (int64_t)j->rows[i] * j->C, (size_t)j->C * sizeof(real));
 }
 
-PL_CLONES static void forward_row(void *arg, int64_t i) {
+PL_VARIANTS(void, forward_row, (void *arg, int64_t i), (arg, i)) {
   const head_job *j = arg;
   const real *restrict l = j->logits + i * j->V;
   int64_t V = j->V;
@@ -79,7 +79,7 @@ PL_CLONES static void forward_row(void *arg, int64_t i) {
 }
 
 /* Logits become their gradient: gout * (onehot - softmax). */
-PL_CLONES static void backward_row(void *arg, int64_t i) {
+PL_VARIANTS(void, backward_row, (void *arg, int64_t i), (arg, i)) {
   const head_job *j = arg;
   real *restrict l = j->logits + i * j->V;
   real g = j->gout[i];
