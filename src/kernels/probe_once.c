@@ -21,7 +21,7 @@ typedef struct probe {
     lanes_##isa x = 0.999F - (lanes_##isa){0};                                \
     lanes_##isa y = 0.001F - (lanes_##isa){0};                                \
     for (int i = 0; i < CHAINS; i++) {                                        \
-      a[i] = (float)i - (lanes_##isa){0};                                     \
+      a[i] = (float)(i + 2) - (lanes_##isa){0}; /* 1 would stay 1: not computed */ \
     }                                                                         \
     for (int64_t k = 0; k < p->rounds; k++) {                                 \
       _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {             \
