@@ -47,13 +47,14 @@
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
   void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
                              const T *gy, T *gw);                                                  \
-  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits exist   \
-   * for a chunk of rows at a time, in scratch. rows NULL = 0..M-1. */                             \
+  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits are     \
+   * left in kept [M,V], or with kept NULL exist for a chunk of rows at a time, in scratch; the    \
+   * gradient uses kept up, or computes them again. rows NULL = 0..M-1. */                         \
   void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
-                            const T *w, const int32_t *ids, T *out, T *lse, T *scratch);           \
+                            const T *w, const int32_t *ids, T *out, T *lse, T *kept, T *scratch);  \
   void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
                                  const T *w, const int32_t *ids, const T *lse, const T *gout,      \
-                                 T *gh, T *gw, T *scratch);                                        \
+                                 T *gh, T *gw, T *kept, T *scratch);                               \
   int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V);                           \
   /* one-pass optimizer updates with PyTorch's semantics; g is scaled by gscale (clipping) first.  \
    * AdamW (Loshchilov & Hutter 2019), step t counts from 1 */                                     \
