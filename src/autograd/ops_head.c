@@ -184,8 +184,8 @@ static pl_status head_check(pl_ctx *c, pl_tensor *const *in) {
 }
 
 static pl_status head_scratch(pl_ctx *c, const pl_tensor *ids, const pl_tensor *w, pl_dtype d,
-                              void **out) {
-  int64_t n = pl_token_logprob_scratch_f64(ids->shape[0], w->shape[1], w->shape[0]);
+                              bool keep, void **out) {
+  int64_t n = pl_token_logprob_scratch_f64(ids->shape[0], w->shape[1], w->shape[0], keep);
   size_t bytes;
   PL_TRY(pl_size_mul(c, (size_t)n, pl_dtypes[d].size, &bytes));
   *out = pl_alloc(c, bytes);
@@ -216,7 +216,7 @@ static pl_status head_forward(pl_ctx *c, pl_call *k) {
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &M, &k->out[0]) : st;
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &M, &k->saved[0]) : st;
   st = st == PL_OK ? head_keep(c, k, d, M, t[1]->shape[0]) : st;
-  st = st == PL_OK ? head_scratch(c, t[3], t[1], d, &scratch) : st;
+  st = st == PL_OK ? head_scratch(c, t[3], t[1], d, k->saved[1] != NULL, &scratch) : st;
   if (st == PL_OK) {
 #define RUN(T, S)                                                                           \
   pl_token_logprob_##S(M, t[0]->shape[1], t[1]->shape[0], P(T, t[0]), pl_i32(t[2]),         \
@@ -236,7 +236,7 @@ static pl_status head_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *go
   pl_tensor *t[4];
   void *scratch = NULL;
   PL_TRY(dense(c, n->in, 4, d, t));
-  pl_status st = head_scratch(c, t[3], t[1], d, &scratch);
+  pl_status st = head_scratch(c, t[3], t[1], d, n->saved[1] != NULL, &scratch);
   for (int j = 0; j < 2 && st == PL_OK; j++) {
     if (pl_node_needs(n, j)) {
       st = pl_tensor_zeros(c, d, 2, n->in[j]->shape, &gin[j]);

@@ -55,7 +55,7 @@
   void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
                                  const T *w, const int32_t *ids, const T *lse, const T *gout,      \
                                  T *gh, T *gw, T *kept, T *scratch);                               \
-  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V);                           \
+  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V, bool keep);                \
   /* one-pass optimizer updates with PyTorch's semantics; g is scaled by gscale (clipping) first.  \
    * AdamW (Loshchilov & Hutter 2019), step t counts from 1 */                                     \
   void pl_adamw_##S(int64_t n, T *w, const T *g, T *m, T *v, double gscale, double lr, double b1,  \

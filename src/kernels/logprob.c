@@ -12,15 +12,18 @@ enum {
   CHUNK_LOGITS = 8 << 20     /* logits in a chunk: 32 MiB of floats */
 };
 
-static int64_t chunk_rows(int64_t M, int64_t V) {
+static int64_t chunk_rows(int64_t M, int64_t V, bool keep) {
+  if (keep) { /* the memory is spent: all rows at once copy the weights least often */
+    return imax(1, M);
+  }
   int64_t r = CHUNK_LOGITS / imax(1, V);
   r = imax(CHUNK_MIN, imin(CHUNK_MAX, r));
   /* equal chunks: 1100 rows are two of 550, not 1024 and 76 */
   return M <= r ? imax(1, M) : ceil_div(M, ceil_div(M, r));
 }
 
-int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V) {
-  return chunk_rows(M, V) * (V + 2 * C);
+int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V, bool keep) {
+  return chunk_rows(M, V, keep) * ((keep ? 0 : V) + 2 * C);
 }
 
 typedef struct head_job {
@@ -106,11 +109,11 @@ static void chunk_logits(const head_job *j, const real *x, const real *w) {
 void K(token_logprob)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
                       const real *w, const int32_t *ids, real *out, real *lse, real *kept,
                       real *scratch) {
-  int64_t R = chunk_rows(M, V);
+  int64_t R = chunk_rows(M, V, kept != NULL);
   for (int64_t m = 0; m < M; m += R) {
     head_job j = {.r = imin(R, M - m), .C = C, .V = V, .h = rows ? h : h + m * C,
                   .rows = rows ? rows + m : NULL, .ids = ids + m,
-                  .logits = kept ? kept + m * V : scratch, .hc = scratch + R * V,
+                  .logits = kept ? kept + m * V : scratch, .hc = kept ? scratch : scratch + R * V,
                   .out = out + m, .lse = lse + m};
     chunk_logits(&j, chunk_rows_of_h(&j), w);
     pl_parallel(j.r, forward_row, &j);
@@ -141,11 +144,11 @@ static void scatter_block(void *arg, int64_t b) {
 void K(token_logprob_back)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
                            const real *w, const int32_t *ids, const real *lse, const real *gout,
                            real *gh, real *gw, real *kept, real *scratch) {
-  int64_t R = chunk_rows(M, V);
+  int64_t R = chunk_rows(M, V, kept != NULL);
   for (int64_t m = 0; m < M; m += R) {
     head_job j = {.r = imin(R, M - m), .C = C, .V = V, .h = rows ? h : h + m * C,
                   .rows = rows ? rows + m : NULL, .ids = ids + m,
-                  .logits = kept ? kept + m * V : scratch, .hc = scratch + R * V,
+                  .logits = kept ? kept + m * V : scratch, .hc = kept ? scratch : scratch + R * V,
                   .lse_in = lse + m, .gout = gout + m};
     const real *x = chunk_rows_of_h(&j);
     if (!kept) {

@@ -302,7 +302,7 @@ TEST_OF(N(token_logprob_matches_twin)) {
     T *lse = memory((size_t)m * sizeof *lse);
     T *gh = memory((size_t)(n * c) * sizeof *gh);
     T *gw = memory((size_t)(v * c) * sizeof *gw);
-    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v) * sizeof *scratch);
+    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v, s % 2) * sizeof *scratch);
     double *OUT = doubles(m, 4);
     double *GH = doubles(n * c, 5);
     double *GW = doubles(v * c, 6);
@@ -381,7 +381,7 @@ static size_t N(mixed)(char *out, size_t most) {
     KEEP(g[o], R * C);
     release(g[o]);
   }
-  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V) * sizeof *scratch);
+  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V, false) * sizeof *scratch);
   N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, lse, NULL, scratch);
   release(scratch);
   for (int i = 0; i < 4; i++) {
