@@ -144,7 +144,7 @@ void K(gemm)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, con
     int64_t tiles = ceil_div(M, mb) * ceil_div(N, nb);
     double each = (double)mb * (double)nb * (double)Kn;
     int64_t longer = imax(mb, nb);
-    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 256;
+    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 512;
     if (!more) {
       break;
     }

@@ -170,6 +170,7 @@ ALONE void FN(pack_a)(int mr, int64_t kc, const real *a, int64_t lda, real *out)
       for (int i = 0; i < LANES; i++) {
         int row = g * LANES + i < mr ? g * LANES + i : mr - 1; /* one too many: any will do */
         r[i] = FN(ld)(a + row * lda + k);
+        __builtin_prefetch(a + (row + mr) * lda + k, 0, 2); /* the next strip, into L2 */
       }
       FN(transpose)(r);
 #pragma GCC unroll 16
