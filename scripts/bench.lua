@@ -1,7 +1,8 @@
 -- Speed of this machine and of perilune on it: `make bench`, or
--- `perilune scripts/bench.lua [seconds]`. Prints the fp32 peak (multiply-adds in
--- registers, all threads), the training step of a 15M-parameter Llama shape as a
--- share of it, the step of the embedded study's shape, and generation.
+-- `perilune scripts/bench.lua [seconds] [shape]`. Prints the fp32 peak (multiply-adds
+-- in registers, all threads), the training step of a 15M-parameter and of a tiny Llama
+-- shape as a share of it, the step of the embedded study's shape, and generation.
+-- With a shape (15m, tiny, study) only what has that name.
 --
 -- A step is forward, backward and one AdamW update. Its work is counted as
 -- 6 x matmul weights x tokens plus causal attention at half the square
@@ -13,6 +14,7 @@ local core = require "perilune.core"
 local base = core.base
 
 local SECONDS = tonumber(arg and arg[1]) or 6 -- measured per shape
+local ONLY = arg and arg[2]
 
 local function median(t)
   local s = table.move(t, 1, #t, 1, {})
@@ -60,6 +62,7 @@ local function flops_per_step(c, count, length)
 end
 
 local function train(name, c, count, length)
+  if ONLY and name ~= ONLY then return end
   local model = pl.models.new(c, { seed = 1 })
   local params = model:parameters()
   local opt = pl.optim.adamw(params, { lr = 1e-4 })
@@ -92,6 +95,7 @@ local function train(name, c, count, length)
 end
 
 local function generate(name, c, prompts, max_tokens)
+  if ONLY and name ~= ONLY then return end
   local model = pl.models.new(c, { seed = 1 })
   local list = {}
   for i = 1, prompts do
@@ -113,9 +117,11 @@ end
 print(("%s; %d threads; kernels: %s"):format(base.cpu_name(), base.threads(), base.isa()))
 peak_once()
 local m15 = config(288, 6, 6, 768, 32000, 512)
-local tiny = config(128, 2, 4, 256, 366, 512)
+local tiny = config(128, 4, 4, 352, 512, 512)
+local study = config(128, 2, 4, 256, 366, 512)
 train("15m", m15, 8, 256)
-train("tiny", tiny, 16, 64)
-train("tiny", tiny, 16, 20)
+train("tiny", tiny, 32, 128)
+train("study", study, 16, 64)
+train("study", study, 16, 20)
 for _, n in ipairs { 1, 8, 64 } do generate("15m", m15, n, 32) end
-for _, n in ipairs { 1, 64, 256 } do generate("tiny", tiny, n, 32) end
+for _, n in ipairs { 1, 64, 256 } do generate("study", study, n, 32) end

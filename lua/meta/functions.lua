@@ -593,7 +593,8 @@ function pl.tensor(values, opts) end
 function pl.to(x, dtype) end
 
 ---log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] token ids
----(0-based) give [M]. Logits exist for a few hundred rows at a time, forward and backward.
+---(0-based) give [M]. Logits are kept for backward up to 256 MiB; beyond, and without backward,
+---they exist for a few hundred rows at a time.
 ---@param h perilune.Tensor|number
 ---@param w perilune.Tensor|number
 ---@param rows perilune.Tensor|integer[]

@@ -184,12 +184,23 @@ static pl_status head_check(pl_ctx *c, pl_tensor *const *in) {
 }
 
 static pl_status head_scratch(pl_ctx *c, const pl_tensor *ids, const pl_tensor *w, pl_dtype d,
-                              void **out) {
-  int64_t n = pl_token_logprob_scratch_f64(ids->shape[0], w->shape[1], w->shape[0]);
+                              bool keep, void **out) {
+  int64_t n = pl_token_logprob_scratch_f64(ids->shape[0], w->shape[1], w->shape[0], keep);
   size_t bytes;
   PL_TRY(pl_size_mul(c, (size_t)n, pl_dtypes[d].size, &bytes));
   *out = pl_alloc(c, bytes);
   return *out ? PL_OK : PL_ENOMEM;
+}
+
+/* The logits kept for backward, which would otherwise compute them again: a sixth of
+ * a small model's step. Up to this much memory, which is returned when backward is done. */
+enum { KEEP_LOGITS = 256 << 20 };
+
+static pl_status head_keep(pl_ctx *c, pl_call *k, pl_dtype d, int64_t M, int64_t V) {
+  if (!k->needs_grad || M > KEEP_LOGITS / (V * (int64_t)pl_dtypes[d].size)) {
+    return PL_OK;
+  }
+  return pl_tensor_new(c, d, 2, PL_SHAPE(M, V), &k->saved[1]);
 }
 
 static pl_status head_forward(pl_ctx *c, pl_call *k) {
@@ -204,12 +215,13 @@ static pl_status head_forward(pl_ctx *c, pl_call *k) {
   st = st == PL_OK ? want_range(c, "ids", t[3], t[1]->shape[0]) : st;
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &M, &k->out[0]) : st;
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &M, &k->saved[0]) : st;
-  st = st == PL_OK ? head_scratch(c, t[3], t[1], d, &scratch) : st;
+  st = st == PL_OK ? head_keep(c, k, d, M, t[1]->shape[0]) : st;
+  st = st == PL_OK ? head_scratch(c, t[3], t[1], d, k->saved[1] != NULL, &scratch) : st;
   if (st == PL_OK) {
 #define RUN(T, S)                                                                           \
   pl_token_logprob_##S(M, t[0]->shape[1], t[1]->shape[0], P(T, t[0]), pl_i32(t[2]),         \
                        P(T, t[1]), pl_i32(t[3]), P(T, k->out[0]), P(T, k->saved[0]), \
-                       (T *)scratch)
+                       P(T, k->saved[1]), (T *)scratch)
     BOTH(d)
 #undef RUN
   }
@@ -224,7 +236,7 @@ static pl_status head_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *go
   pl_tensor *t[4];
   void *scratch = NULL;
   PL_TRY(dense(c, n->in, 4, d, t));
-  pl_status st = head_scratch(c, t[3], t[1], d, &scratch);
+  pl_status st = head_scratch(c, t[3], t[1], d, n->saved[1] != NULL, &scratch);
   for (int j = 0; j < 2 && st == PL_OK; j++) {
     if (pl_node_needs(n, j)) {
       st = pl_tensor_zeros(c, d, 2, n->in[j]->shape, &gin[j]);
@@ -234,7 +246,8 @@ static pl_status head_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *go
 #define RUN(T, S)                                                                                  \
   pl_token_logprob_back_##S(t[3]->shape[0], t[0]->shape[1], t[1]->shape[0], P(T, t[0]),            \
                             pl_i32(t[2]), P(T, t[1]), pl_i32(t[3]), P(T, n->saved[0]),      \
-                            P(T, gout[0]), P(T, gin[0]), P(T, gin[1]), (T *)scratch)
+                            P(T, gout[0]), P(T, gin[0]), P(T, gin[1]), P(T, n->saved[1]), \
+                            (T *)scratch)
     BOTH(d)
 #undef RUN
   }
@@ -287,8 +300,8 @@ const pl_op pl_op_token_logprob = {
     .params = "h: tensor, w: tensor, rows: pos, ids: ids",
     .ret = "Tensor",
     .doc = "log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] "
-           "token ids (0-based) give [M]. Logits exist for a few hundred rows at a time, forward "
-           "and backward.",
+           "token ids (0-based) give [M]. Logits are kept for backward up to 256 MiB; beyond, and "
+           "without backward, they exist for a few hundred rows at a time.",
     .forward = head_forward,
     .backward = head_backward,
     .sample = head_sample,

@@ -254,7 +254,7 @@ static pl_status rms_norm_backward(pl_ctx *c, const pl_node *n, pl_tensor *const
   pl_status st = PL_OK;
   void *scratch = NULL;
   if (pl_node_needs(n, 0)) {
-    st = pl_tensor_zeros(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
+    st = pl_tensor_new(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
     st = pl_tensor_zeros(c, d, 1, n->in[1]->shape, &gin[1]);

@@ -9,6 +9,7 @@
 #include "base/par.h"
 #include "base/rng.h"
 #include "bind/bind.h"
+#include "kernels/isa.h"
 #include "kernels/kernels.h"
 #include "source_hash.h" /* made by the Makefile: SHA-256 over the C sources */
 
@@ -595,9 +596,18 @@ static int fma_probe(lua_State *L) {
   return 1;
 }
 
+/* isa() -> title of the kernels in use, their key, list of the keys this processor has */
 static int isa(lua_State *L) {
-  lua_pushstring(L, pl_isa_name());
-  return 1;
+  lua_pushstring(L, pl_isa_title(pl_isa_used()));
+  lua_pushstring(L, pl_isa_key(pl_isa_used()));
+  lua_newtable(L);
+  for (int i = PL_ISA_BASELINE; i <= PL_ISA_AVX512; i++) {
+    if (pl_isa_has((pl_isa)i)) {
+      lua_pushstring(L, pl_isa_key((pl_isa)i));
+      lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    }
+  }
+  return 3;
 }
 
 static int interrupted(lua_State *L) {

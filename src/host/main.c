@@ -2,6 +2,7 @@
  * session or perilune.cli. It must not know what any command does. */
 #define _GNU_SOURCE
 #include "host/host.h"
+#include "kernels/isa.h"
 
 #include <limits.h>
 #include <lualib.h>
@@ -351,6 +352,11 @@ static void shorten_waits(char **argv) {
 
 int main(int argc, char **argv) {
   shorten_waits(argv);
+  char text[160];
+  if (pl_isa_complaint(text) != NULL) { /* other kernels than asked for would give other bits */
+    fprintf(stderr, "perilune: %s\n", text);
+    return 1;
+  }
   signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes fails the write, it does not end us */
   pl_lua state = {.seed = 0};
   pl_lua *p = &state;

@@ -122,7 +122,7 @@ PL_INLINE void forward_queries(const att_job *j, int64_t n0, int64_t h, int64_t 
   }
 }
 
-PL_CLONES static void forward_block(void *arg, int64_t block) {
+PL_VARIANTS(void, forward_block, (void *arg, int64_t block), (arg, block)) {
   const att_job *j = arg;
   int64_t h = block % j->H;
   int64_t s0 = block / j->H * j->per;
@@ -196,7 +196,7 @@ PL_INLINE void backward_queries(const att_job *j, int64_t n0, int64_t h, int64_t
   }
 }
 
-PL_CLONES static void backward_block(void *arg, int64_t block) {
+PL_VARIANTS(void, backward_block, (void *arg, int64_t block), (arg, block)) {
   const att_job *j = arg;
   int64_t kh = block % j->K;
   int64_t s0 = block / j->K * j->per;

@@ -41,8 +41,8 @@ PL_INLINE void log1p_01(int64_t n, T *t) {
 }
 
 /* contiguous, n <= CHUNK */
-PL_CLONES
-static void unary(pl_unary_code op, int64_t n, const T *restrict x, T *restrict y) {
+PL_VARIANTS(void, unary, (pl_unary_code op, int64_t n, const T *restrict x, T *restrict y),
+            (op, n, x, y)) {
   switch (op) {
     case PL_U_NEG: EACH(-v);
     case PL_U_EXP: K(exp)(n, x, y); break;
@@ -123,8 +123,8 @@ static T logistic(T v) {
   return v < 0 ? t / (1 + t) : 1 / (1 + t);
 }
 
-PL_CLONES
-void K(unary_back)(pl_unary_code op, int64_t n, const T *s, const T *g, T *gx) {
+PL_VARIANTS(void, unary_back, (pl_unary_code op, int64_t n, const T *s, const T *g, T *gx),
+            (op, n, s, g, gx)) {
   switch (op) {
     case PL_U_NEG: EACH(((void)v, (T)-1));
     case PL_U_EXP: EACH(v);
@@ -151,6 +151,10 @@ void K(unary_back)(pl_unary_code op, int64_t n, const T *s, const T *g, T *gx) {
     case PL_U_FLOOR:
     case PL_U_ROUND: memset(gx, 0, (size_t)n * sizeof *gx); break;
   }
+}
+
+void K(unary_back)(pl_unary_code op, int64_t n, const T *s, const T *g, T *gx) {
+  unary_back(op, n, s, g, gx);
 }
 
 /* The loop with the strides that matter spelled out, so that each vectorises.
@@ -183,9 +187,10 @@ void K(unary_back)(pl_unary_code op, int64_t n, const T *s, const T *g, T *gx) {
   }                                                  \
   break
 
-PL_CLONES
-void K(binary)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
-                  T *y, int64_t sy) {
+PL_VARIANTS(void, binary,
+            (pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb, T *y,
+             int64_t sy),
+            (op, n, a, sa, b, sb, y, sy)) {
   switch (op) {
     case PL_B_ADD: LOOP(u + v);
     case PL_B_SUB: LOOP(u - v);
@@ -200,6 +205,11 @@ void K(binary)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b,
       }
       LOOP(pow(u, v));
   }
+}
+
+void K(binary)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb, T *y,
+               int64_t sy) {
+  binary(op, n, a, sa, b, sb, y, sy);
 }
 
 #define EACH_A(EXPR)                            \
@@ -220,9 +230,10 @@ void K(binary)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b,
   }                                             \
   break
 
-PL_CLONES
-void K(binary_back)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b,
-                       int64_t sb, const T *g, T *ga, T *gb) {
+PL_VARIANTS(void, binary_back,
+            (pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
+             const T *g, T *ga, T *gb),
+            (op, n, a, sa, b, sb, g, ga, gb)) {
   switch (op) {
     case PL_B_ADD: EACH_A(g[k]) EACH_B(g[k]);
     case PL_B_SUB: EACH_A(g[k]) EACH_B(-g[k]);
@@ -238,15 +249,21 @@ void K(binary_back)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const 
   }
 }
 
+void K(binary_back)(pl_binary_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
+                    const T *g, T *ga, T *gb) {
+  binary_back(op, n, a, sa, b, sb, g, ga, gb);
+}
+
 #define TEST(OP)                              \
   for (int64_t k = 0; k < n; k++) {           \
     y[k] = a[k * sa] OP b[k * sb];            \
   }                                           \
   break
 
-PL_CLONES
-void K(compare)(pl_compare_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
-                   uint8_t *y) {
+PL_VARIANTS(void, compare,
+            (pl_compare_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
+             uint8_t *y),
+            (op, n, a, sa, b, sb, y)) {
   switch (op) {
     case PL_C_EQ: TEST(==);
     case PL_C_NE: TEST(!=);
@@ -255,4 +272,9 @@ void K(compare)(pl_compare_code op, int64_t n, const T *a, int64_t sa, const T *
     case PL_C_GT: TEST(>);
     case PL_C_GE: TEST(>=);
   }
+}
+
+void K(compare)(pl_compare_code op, int64_t n, const T *a, int64_t sa, const T *b, int64_t sb,
+                uint8_t *y) {
+  compare(op, n, a, sa, b, sb, y);
 }

@@ -5,11 +5,6 @@
  * the processor's choice and never the shape's. */
 #include "kernels/impl.h"
 
-enum {
-  MC = 256, /* rows of A that stream past one panel: MC * KC floats stay in L2 */
-  MC_TURNED = 132 /* the same where A is transposed and copied: 128 or 256 KiB of stack */
-};
-
 #if PL_IS_FLOAT
 typedef int32_t real_bits;
 #define PER_16 4
@@ -21,6 +16,8 @@ typedef int64_t real_bits;
 #define PER_32 4
 #define PER_64 8
 #endif
+
+enum { AHEAD = 16 }; /* rows of B that are asked for before they are copied */
 
 /* Which lanes of two registers of l lanes make the new ones when corners of
  * size s are exchanged: lane i < l of the first, l + i of the second. */
@@ -59,46 +56,49 @@ static __attribute__((noinline)) void edge(
   }
 }
 
-#define ISA any
+#define ISA baseline
 #define TARGET
 #define VBYTES 16
 #define VL PER_16
 #define MR 4
-#define KC 320
+#define KC ((int64_t)(1280 / sizeof(real)))
+#define NB 256
 #include "kernels/gemm_isa.h"
 
 #ifdef __x86_64__
-#define ISA v3
-#define TARGET __attribute__((target("arch=x86-64-v3")))
+#define ISA avx2
+#define TARGET PL_TARGET_AVX2
 #define VBYTES 32
 #define VL PER_32
 #define MR 6
-#define KC 320
+#define KC ((int64_t)(1280 / sizeof(real)))
+#define NB 256
 #include "kernels/gemm_isa.h"
 
-#define ISA v4
-#define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#define ISA avx512
+#define TARGET PL_TARGET_AVX512
 #define VBYTES 64
 #define VL PER_64
 #define MR 14
-#define KC 256
+#define KC ((int64_t)(1280 / sizeof(real)))
+#define NB 512
 #include "kernels/gemm_isa.h"
 #endif
 
 void K(gemm_small)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, const real *A,
                    int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
 #ifdef __x86_64__
-  pl_isa isa = pl_isa_found();
-  if (isa == PL_ISA_V4) {
-    product_v4(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  pl_isa isa = pl_isa_used();
+  if (isa == PL_ISA_AVX512) {
+    product_avx512(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  if (isa == PL_ISA_V3) {
-    product_v3(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  if (isa == PL_ISA_AVX2) {
+    product_avx2(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
 #endif
-  product_any(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
+  product_baseline(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
 }
 
 typedef struct job {
@@ -135,21 +135,20 @@ void K(gemm)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, con
     K(gemm_small)(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  /* Start from the tile that packs least and halve it: to four tiles wherever
-   * one is worth handing over, further only while tiles stay large, for every
-   * halving means one operand is read and copied once more. The longer side
-   * first; a transposed A costs more to copy, so there the columns stay together. */
-  int64_t mb = part(M, ta ? MC_TURNED : MC, 6);
+  /* Start from the tile that copies least and halve its longer side: to four tiles
+   * wherever one is worth handing over, further only while tiles stay large, for
+   * every halving means one operand is read and copied once more. */
+  int64_t mb = part(M, 1024, 6);
   int64_t nb = part(N, 512, 32);
   for (;;) {
     int64_t tiles = ceil_div(M, mb) * ceil_div(N, nb);
     double each = (double)mb * (double)nb * (double)Kn;
     int64_t longer = imax(mb, nb);
-    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 256;
+    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 512;
     if (!more) {
       break;
     }
-    if ((ta ? 3 * mb : mb) >= nb) {
+    if (mb >= nb) {
       mb = part(M, ceil_div(mb, 2), 6);
     } else {
       nb = part(N, ceil_div(nb, 2), 32);

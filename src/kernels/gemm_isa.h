@@ -4,16 +4,20 @@
  *   TARGET   function attribute that selects the instructions
  *   VBYTES   bytes in a vector register
  *   VL       reals in it
- *   MR       most rows of a register tile; 2 vectors wide
- *   KC       depth of a panel of B, which is 2 vectors wide and stays in the L1 cache
- * A panel of B is copied into a buffer and the rows of A stream past it MR at
- * a time. Every element of C is
- * the sum over k in increasing order within chunks of KC. */
+ *   MR       most rows of a register tile, which is 2 vectors wide
+ *   KC, NB   depth and width of the block of B that is copied and stays in the L2 cache
+ * Both operands are copied, so that the innermost loop reads two streams without
+ * gaps: the block of B as panels of 2 vectors, A as a strip of up to MR rows, which
+ * stays in the L1 cache while all panels pass it. Every element of C is the sum
+ * over k in increasing order within chunks of KC. */
 
 #define FN(name) PL_CAT(name, ISA)
+#define ALONE TARGET static __attribute__((noinline)) /* one copy, visible in a profile */
 #define V FN(v)
 #define LANES VL
 #define NR (2 * LANES)
+#define GROUPS ((MR + LANES - 1) / LANES) /* vectors in a row of a strip: 1 or 2 */
+#define STEP (GROUPS * LANES)             /* reals in it, of which up to MR count */
 #define VI FN(vi)
 
 typedef real V __attribute__((vector_size(VBYTES)));
@@ -29,30 +33,32 @@ PL_INLINE void FN(st)(real *p, V v) {
   memcpy(p, &v, sizeof v);
 }
 
-/* C[mr, nv vectors] = alpha * A B + beta * C; a(i,k) at i*lda + k, or at
- * k*lda + i where `across`; rows of B ldb apart. nc: columns of C that exist.
- * mr, nv, across are constants at every call, so the accumulators live in registers. */
-PL_INLINE void FN(tile)(const int mr, const int nv, const bool across, int64_t kc, const real *a,
-                        int64_t lda, const real *b, int64_t ldb, real alpha, real beta, real *c,
-                        int64_t ldc, int nc) {
+/* C[mr, nv vectors] = alpha * A B + beta * C; a: a strip, rows of STEP; b: a
+ * panel, rows ldb apart. nc: columns of C that exist. mr and nv are constants at every
+ * call, so the accumulators live in registers. */
+PL_INLINE void FN(tile)(const int mr, const int nv, int64_t kc, const real *a, const real *b,
+                        int64_t ldb, real alpha, real beta, real *c, int64_t ldc, int nc) {
   V acc[MR][2];
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
     acc[i][0] = (V){0};
     acc[i][1] = (V){0};
+    if (nc == nv * LANES) { /* needed when the sums are ready: on their way until then */
+      __builtin_prefetch(c + i * ldc, 1);
+      __builtin_prefetch(c + i * ldc + nc - 1, 1);
+    }
   }
   for (int64_t k = 0; k < kc; k++) {
     V b0 = FN(ld)(b);
     V b1 = nv > 1 ? FN(ld)(b + LANES) : (V){0};
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
-      real x = across ? a[i] : a[i * lda];
-      acc[i][0] += b0 * x;
+      acc[i][0] += b0 * a[i];
       if (nv > 1) {
-        acc[i][1] += b1 * x;
+        acc[i][1] += b1 * a[i];
       }
     }
-    a += across ? lda : 1;
+    a += STEP;
     b += ldb;
   }
   if (nc == nv * LANES) {
@@ -79,14 +85,13 @@ PL_INLINE void FN(tile)(const int mr, const int nv, const bool across, int64_t k
   edge(mr, nc, t, NR, alpha, beta, c, ldc);
 }
 
-#define CASE(mr)                                                        \
-  case mr:                                                              \
-    FN(tile)(mr, nv, across, kc, a, lda, b, ldb, alpha, beta, c, ldc, nc); \
+#define CASE(mr)                                              \
+  case mr:                                                    \
+    FN(tile)(mr, nv, kc, a, b, ldb, alpha, beta, c, ldc, nc); \
     break;
 
-PL_INLINE void FN(rows)(int mr, const int nv, const bool across, int64_t kc, const real *a,
-                        int64_t lda, const real *b, int64_t ldb, real alpha, real beta, real *c,
-                        int64_t ldc, int nc) {
+PL_INLINE void FN(strip)(int mr, const int nv, int64_t kc, const real *a, const real *b,
+                         int64_t ldb, real alpha, real beta, real *c, int64_t ldc, int nc) {
   switch (mr) {
     CASE(1)
     CASE(2)
@@ -112,51 +117,17 @@ PL_INLINE void FN(rows)(int mr, const int nv, const bool across, int64_t kc, con
 }
 #undef CASE
 
-/* One panel against all rows of a block, the rows shared out evenly over the
- * fewest tiles. Out of line: one copy of the tiles for each (nv, across).
- * packed: A lies as pack_a left it. */
-#define STRIPS(name, nv, across)                                                                  \
-  TARGET static void FN(name)(bool packed, int64_t m, int64_t kc, const real *a, int64_t lda,     \
-                              const real *b, int64_t ldb, real alpha, real beta, real *c,         \
-                              int64_t ldc, int nc) {                                              \
-    int64_t n = ceil_div(m, MR);                                                                  \
-    for (int64_t i = 0; i < n; i++) {                                                             \
-      int64_t m0 = i * m / n;                                                                     \
-      int mr = (int)((i + 1) * m / n - m0);                                                       \
-      const real *at = packed ? a + m0 * kc : across ? a + m0 : a + m0 * lda;                     \
-      FN(rows)(mr, nv, across, kc, at, packed ? mr : lda, b, ldb, alpha, beta, c + m0 * ldc, ldc, \
-               nc);                                                                               \
-    }                                                                                             \
-  }
-STRIPS(strips_1, 1, false)
-STRIPS(strips_2, 2, false)
-STRIPS(strips_1t, 1, true)
-STRIPS(strips_2t, 2, true)
-#undef STRIPS
-
-/* A transposed block (kc x m, rows lda apart) as strips of kc x mr without
- * gaps: reading it in place would hit the same few cache sets again and again.
- * Whole vectors are copied; what is too much is overwritten by the next row,
- * and the last row, whose surplus may not exist, goes one by one. Needs m >= 2 LANES,
- * so that the surplus of the row before lies inside the last. */
-TARGET static void FN(pack_a)(int64_t m, int64_t kc, const real *a, int64_t lda, real *out) {
-  int64_t n = ceil_div(m, MR);
-  for (int64_t i = 0; i < n; i++) {
-    int64_t m0 = i * m / n;
-    int64_t mr = (i + 1) * m / n - m0;
-    real *to = out + m0 * kc;
-    const real *from = a + m0;
-    for (int64_t k = 0; k + 1 < kc; k++) {
-      FN(st)(to, FN(ld)(from));
-      if (MR > LANES) {
-        FN(st)(to + LANES, FN(ld)(from + LANES));
-      }
-      to += mr;
-      from += lda;
+/* One strip against all panels. Out of line: the tiles exist once. */
+ALONE void FN(sweep)(int mr, int64_t kc, const real *a, int64_t nb, const real *b, int64_t ldb,
+                     int64_t b_step, real alpha, real beta, real *c, int64_t ldc) {
+  for (int64_t n = 0; n < nb; n += NR) {
+    int nc = (int)imin(NR, nb - n);
+    if (nc > LANES) {
+      FN(strip)(mr, 2, kc, a, b, ldb, alpha, beta, c + n, ldc, nc);
+    } else {
+      FN(strip)(mr, 1, kc, a, b, ldb, alpha, beta, c + n, ldc, nc);
     }
-    for (int64_t j = 0; j < mr && kc > 0; j++) {
-      to[j] = from[j];
-    }
+    b += b_step;
   }
 }
 
@@ -189,33 +160,85 @@ PL_INLINE void FN(transpose)(V *r) {
 }
 #undef EXCHANGE
 
-/* One panel of op(B): kc rows, nc columns, zero-filled to NR. */
-TARGET static void FN(pack_b)(bool tb, int64_t kc, const real *b, int64_t ldb, int nc, real *out) {
+/* mr rows of A (lda apart) as a strip: kc rows of STEP, of which mr count. */
+ALONE void FN(pack_a)(int mr, int64_t kc, const real *a, int64_t lda, real *out) {
   int64_t k = 0;
-  if (!tb && nc == NR) {
-    for (; k < kc; k++) {
-      FN(st)(out + k * NR, FN(ld)(b + k * ldb));
-      FN(st)(out + k * NR + LANES, FN(ld)(b + k * ldb + LANES));
-    }
-    return;
-  }
-  for (; tb && k + LANES <= kc; k += LANES) {
-    for (int j0 = 0; j0 < NR; j0 += LANES) {
+  for (; k + LANES <= kc; k += LANES) {
+    for (int g = 0; g < GROUPS; g++) {
       V r[LANES];
 #pragma GCC unroll 16
-      for (int j = 0; j < LANES; j++) {
-        r[j] = j0 + j < nc ? FN(ld)(b + (j0 + j) * ldb + k) : (V){0};
+      for (int i = 0; i < LANES; i++) {
+        int row = g * LANES + i < mr ? g * LANES + i : mr - 1; /* one too many: any will do */
+        r[i] = FN(ld)(a + row * lda + k);
+        __builtin_prefetch(a + (row + mr) * lda + k, 0, 2); /* the next strip, into L2 */
       }
       FN(transpose)(r);
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; i++) {
-        FN(st)(out + (k + i) * NR + j0, r[i]);
+        FN(st)(out + (k + i) * STEP + g * LANES, r[i]);
       }
     }
   }
   for (; k < kc; k++) {
-    for (int j = 0; j < NR; j++) {
-      out[k * NR + j] = j < nc ? b[tb ? j * ldb + k : k * ldb + j] : 0;
+    for (int i = 0; i < mr; i++) {
+      out[k * STEP + i] = a[i * lda + k];
+    }
+  }
+}
+
+/* The same where A is transposed: kc rows of mr reals, `left` to the end of each. The
+ * next strip's part of the cache lines is asked for early, for no prefetcher sees it. */
+ALONE void FN(pack_at)(int mr, int64_t kc, const real *a, int64_t lda, int64_t left, real *out) {
+  int64_t k = 0;
+  for (; left >= STEP && k < kc; k++) {
+    __builtin_prefetch(a + k * lda + mr + STEP);
+    for (int g = 0; g < GROUPS; g++) {
+      FN(st)(out + k * STEP + g * LANES, FN(ld)(a + k * lda + g * LANES));
+    }
+  }
+  for (; k < kc; k++) {
+    for (int i = 0; i < mr; i++) {
+      out[k * STEP + i] = a[k * lda + i];
+    }
+  }
+}
+
+/* nb columns of op(B) as panels kc x NR, the last one filled up with zeros. */
+ALONE void FN(pack_b)(bool tb, int64_t kc, int64_t nb, const real *b, int64_t ldb, real *out) {
+  int64_t whole = tb ? 0 : nb / NR * NR;
+  for (int64_t k0 = 0; k0 < kc && whole > 0; k0 += AHEAD) {
+    int64_t k1 = imin(kc, k0 + AHEAD);
+    for (int64_t n = 0; n < whole; n += NR) {
+      for (int64_t k = k0; k < k1; k++) { /* a few rows at a time, and the next few asked for */
+        const real *from = b + k * ldb + n;
+        __builtin_prefetch(from + AHEAD * ldb);
+        __builtin_prefetch(from + AHEAD * ldb + NR - 1);
+        FN(st)(out + n * kc + k * NR, FN(ld)(from));
+        FN(st)(out + n * kc + k * NR + LANES, FN(ld)(from + LANES));
+      }
+    }
+  }
+  for (int64_t n = whole; n < nb; n += NR) {
+    real *to = out + n * kc;
+    int64_t k = 0;
+    for (; tb && k + LANES <= kc; k += LANES) {
+      for (int j0 = 0; j0 < NR; j0 += LANES) {
+        V r[LANES];
+#pragma GCC unroll 16
+        for (int j = 0; j < LANES; j++) {
+          r[j] = n + j0 + j < nb ? FN(ld)(b + (n + j0 + j) * ldb + k) : (V){0};
+        }
+        FN(transpose)(r);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+          FN(st)(to + (k + i) * NR + j0, r[i]);
+        }
+      }
+    }
+    for (; k < kc; k++) {
+      for (int64_t j = 0; j < NR; j++) {
+        to[k * NR + j] = n + j < nb ? b[tb ? (n + j) * ldb + k : k * ldb + n + j] : 0;
+      }
     }
   }
 }
@@ -271,48 +294,43 @@ TARGET static void FN(product)(bool ta, bool tb, int64_t M, int64_t N, int64_t K
     FN(dots)(M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }
-  _Alignas(64) real panel[KC * NR];
-  _Alignas(64) real strips[MC_TURNED * KC + 2 * LANES];
-  const int64_t mc_most = ta ? MC_TURNED : MC;
+  _Alignas(64) real panels[KC * NB];
+  _Alignas(64) real strip[STEP * KC];
   const int64_t chunks = imax(1, ceil_div(Kn, KC));
+  const int64_t strips = ceil_div(M, MR); /* the rows shared out evenly */
   for (int64_t h = 0; h < chunks; h++) {
     int64_t k0 = h * Kn / chunks;
     int64_t kc = (h + 1) * Kn / chunks - k0;
-    real beta_h = h == 0 ? beta : 1;
-    for (int64_t m0 = 0; m0 < M; m0 += mc_most) {
-      int64_t mc = imin(mc_most, M - m0);
-      const real *a = ta ? A + k0 * lda + m0 : A + m0 * lda + k0;
-      bool packed = ta && N > 2 * NR && kc > 64 && mc >= 2 * LANES;
-      if (packed) {
-        FN(pack_a)(mc, kc, a, lda, strips);
-        a = strips;
+    for (int64_t n0 = 0; n0 < N; n0 += NB) {
+      int64_t nb = imin(NB, N - n0);
+      const real *b = tb ? B + n0 * ldb + k0 : B + k0 * ldb + n0;
+      /* few rows pass: copying would cost more than gaps do */
+      bool in_place = !tb && M <= 2 * MR && nb % NR == 0;
+      if (!in_place) {
+        FN(pack_b)(tb, kc, nb, b, ldb, panels);
       }
-      for (int64_t n0 = 0; n0 < N; n0 += NR) {
-        int nc = (int)imin(NR, N - n0);
-        const real *b = tb ? B + n0 * ldb + k0 : B + k0 * ldb + n0;
-        int64_t b_step = ldb;
-        if (tb || nc < NR || mc > 2 * MR) {
-          FN(pack_b)(tb, kc, b, ldb, nc, panel);
-          b = panel;
-          b_step = NR;
-        }
-        real *c = C + m0 * ldc + n0;
+      for (int64_t i = 0; i < strips; i++) {
+        int64_t m0 = i * M / strips;
+        int mr = (int)((i + 1) * M / strips - m0);
         if (ta) {
-          (nc > LANES ? FN(strips_2t) : FN(strips_1t))(packed, mc, kc, a, lda, b, b_step, alpha,
-                                                       beta_h, c, ldc, nc);
+          FN(pack_at)(mr, kc, A + k0 * lda + m0, lda, M - m0, strip);
         } else {
-          (nc > LANES ? FN(strips_2) : FN(strips_1))(packed, mc, kc, a, lda, b, b_step, alpha,
-                                                     beta_h, c, ldc, nc);
+          FN(pack_a)(mr, kc, A + m0 * lda + k0, lda, strip);
         }
+        FN(sweep)(mr, kc, strip, nb, in_place ? b : panels, in_place ? ldb : NR,
+                  in_place ? NR : kc * NR, alpha, h == 0 ? beta : 1, C + m0 * ldc + n0, ldc);
       }
     }
   }
 }
 
 #undef FN
+#undef ALONE
 #undef V
 #undef LANES
 #undef NR
+#undef GROUPS
+#undef STEP
 #undef ISA
 #undef TARGET
 #undef VBYTES
@@ -320,3 +338,4 @@ TARGET static void FN(product)(bool ta, bool tb, int64_t M, int64_t N, int64_t K
 #undef VI
 #undef MR
 #undef KC
+#undef NB

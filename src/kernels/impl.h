@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/par.h"
+#include "kernels/isa.h"
 #include "kernels/kernels.h"
 
 #define PL_CAT_(a, b) a##_##b
@@ -20,10 +21,6 @@
 #define PL_FLOAT_f32 1
 #define PL_FLOAT_f64 0
 #define PL_IS_FLOAT PL_CAT(PL_FLOAT, PL_SUFFIX) /* 1 in the float build, for #if */
-
-/* A helper must be inlined into the clone that calls it: that is how it gets
- * the clone's instruction set. */
-#define PL_INLINE static inline __attribute__((always_inline))
 
 /* Vectors are passed between inlined functions only, so the note that their
  * calling convention depends on the instruction set does not matter here. */

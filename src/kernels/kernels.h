@@ -12,14 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Compiled for several instruction sets and picked at load time; off under
- * sanitizers, whose start-up cannot run the resolvers. */
-#if defined(__x86_64__) && !defined(PL_SANITIZE)
-#define PL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define PL_CLONES
-#endif
-
 #define PL_DECLARE_KERNELS(T, S)                                                                   \
   /* C[M,N] (ldc) = alpha * op(A) op(B) + beta * C, row-major; op = transpose where the flag says. \
    * Fixed tiles of C, one thread a tile. */                                                       \
@@ -55,14 +47,15 @@
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
   void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
                              const T *gy, T *gw);                                                  \
-  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits exist   \
-   * for a chunk of rows at a time, in scratch. rows NULL = 0..M-1. */                             \
+  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits are     \
+   * left in kept [M,V], or with kept NULL exist for a chunk of rows at a time, in scratch; the    \
+   * gradient uses kept up, or computes them again. rows NULL = 0..M-1. */                         \
   void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
-                            const T *w, const int32_t *ids, T *out, T *lse, T *scratch);           \
+                            const T *w, const int32_t *ids, T *out, T *lse, T *kept, T *scratch);  \
   void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
                                  const T *w, const int32_t *ids, const T *lse, const T *gout,      \
-                                 T *gh, T *gw, T *scratch);                                        \
-  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V);                           \
+                                 T *gh, T *gw, T *kept, T *scratch);                               \
+  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V, bool keep);                \
   /* one-pass optimizer updates with PyTorch's semantics; g is scaled by gscale (clipping) first.  \
    * AdamW (Loshchilov & Hutter 2019), step t counts from 1 */                                     \
   void pl_adamw_##S(int64_t n, T *w, const T *g, T *m, T *v, double gscale, double lr, double b1,  \
@@ -82,10 +75,6 @@
 PL_DECLARE_KERNELS(float, f32)
 PL_DECLARE_KERNELS(double, f64)
 
-/* Instruction sets that the kernels are built for. */
-typedef enum pl_isa { PL_ISA_ANY, PL_ISA_V3, PL_ISA_V4 } pl_isa;
-pl_isa pl_isa_found(void);
-const char *pl_isa_name(void);
 /* Runs `rounds` rounds of multiply-adds on every thread and returns how many
  * floating-point operations that were: time it to know the machine's peak. */
 double pl_fma_probe(int64_t rounds);

@@ -1,6 +1,6 @@
 /* The token log-probability: log softmax(h[rows] w^T)[ids] with logits for one
- * chunk of rows at a time. The gradient computes the chunk's logits again, for
- * keeping them would cost more memory than the rest of the model. */
+ * chunk of rows at a time. The gradient takes the logits that the caller kept, or
+ * computes the chunk's again where they would cost too much memory. */
 #include <math.h>
 
 #include "kernels/impl.h"
@@ -12,15 +12,18 @@ enum {
   CHUNK_LOGITS = 8 << 20     /* logits in a chunk: 32 MiB of floats */
 };
 
-static int64_t chunk_rows(int64_t M, int64_t V) {
+static int64_t chunk_rows(int64_t M, int64_t V, bool keep) {
+  if (keep) { /* the memory is spent: all rows at once copy the weights least often */
+    return imax(1, M);
+  }
   int64_t r = CHUNK_LOGITS / imax(1, V);
   r = imax(CHUNK_MIN, imin(CHUNK_MAX, r));
   /* equal chunks: 1100 rows are two of 550, not 1024 and 76 */
   return M <= r ? imax(1, M) : ceil_div(M, ceil_div(M, r));
 }
 
-int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V) {
-  return chunk_rows(M, V) * (V + 2 * C);
+int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V, bool keep) {
+  return chunk_rows(M, V, keep) * ((keep ? 0 : V) + 2 * C);
 }
 
 typedef struct head_job {
@@ -37,7 +40,7 @@ static void gather_row(void *arg, int64_t i) {
   memcpy(j->hc + i * j->C, j->h + (int64_t)j->rows[i] * j->C, (size_t)j->C * sizeof(real));
 }
 
-PL_CLONES static void forward_row(void *arg, int64_t i) {
+PL_VARIANTS(void, forward_row, (void *arg, int64_t i), (arg, i)) {
   const head_job *j = arg;
   const real *restrict l = j->logits + i * j->V;
   int64_t V = j->V;
@@ -79,7 +82,7 @@ PL_CLONES static void forward_row(void *arg, int64_t i) {
 }
 
 /* Logits become their gradient: gout * (onehot - softmax). */
-PL_CLONES static void backward_row(void *arg, int64_t i) {
+PL_VARIANTS(void, backward_row, (void *arg, int64_t i), (arg, i)) {
   const head_job *j = arg;
   real *restrict l = j->logits + i * j->V;
   real g = j->gout[i];
@@ -90,24 +93,29 @@ PL_CLONES static void backward_row(void *arg, int64_t i) {
   l[j->ids[i]] += g;
 }
 
-/* The chunk's logits; rows gathered first where they are picked. */
-static void chunk_logits(head_job *j, const real *w) {
-  const real *x = j->h;
-  if (j->rows) {
-    pl_parallel(j->r, gather_row, j);
-    x = j->hc;
+/* The chunk's rows of h, gathered where they are picked. */
+static const real *chunk_rows_of_h(const head_job *j) {
+  if (!j->rows) {
+    return j->h;
   }
+  pl_parallel(j->r, gather_row, (void *)j);
+  return j->hc;
+}
+
+static void chunk_logits(const head_job *j, const real *x, const real *w) {
   K(gemm)(false, true, j->r, j->V, j->C, 1, x, j->C, w, j->C, 0, j->logits, j->V);
 }
 
 void K(token_logprob)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
-                      const real *w, const int32_t *ids, real *out, real *lse, real *scratch) {
-  int64_t R = chunk_rows(M, V);
+                      const real *w, const int32_t *ids, real *out, real *lse, real *kept,
+                      real *scratch) {
+  int64_t R = chunk_rows(M, V, kept != NULL);
   for (int64_t m = 0; m < M; m += R) {
     head_job j = {.r = imin(R, M - m), .C = C, .V = V, .h = rows ? h : h + m * C,
-                  .rows = rows ? rows + m : NULL, .ids = ids + m, .logits = scratch,
-                  .hc = scratch + R * V, .out = out + m, .lse = lse + m};
-    chunk_logits(&j, w);
+                  .rows = rows ? rows + m : NULL, .ids = ids + m,
+                  .logits = kept ? kept + m * V : scratch, .hc = kept ? scratch : scratch + R * V,
+                  .out = out + m, .lse = lse + m};
+    chunk_logits(&j, chunk_rows_of_h(&j), w);
     pl_parallel(j.r, forward_row, &j);
   }
 }
@@ -135,16 +143,20 @@ static void scatter_block(void *arg, int64_t b) {
 
 void K(token_logprob_back)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
                            const real *w, const int32_t *ids, const real *lse, const real *gout,
-                           real *gh, real *gw, real *scratch) {
-  int64_t R = chunk_rows(M, V);
+                           real *gh, real *gw, real *kept, real *scratch) {
+  int64_t R = chunk_rows(M, V, kept != NULL);
   for (int64_t m = 0; m < M; m += R) {
     head_job j = {.r = imin(R, M - m), .C = C, .V = V, .h = rows ? h : h + m * C,
-                  .rows = rows ? rows + m : NULL, .ids = ids + m, .logits = scratch,
-                  .hc = scratch + R * V, .lse_in = lse + m, .gout = gout + m};
-    chunk_logits(&j, w);
+                  .rows = rows ? rows + m : NULL, .ids = ids + m,
+                  .logits = kept ? kept + m * V : scratch, .hc = kept ? scratch : scratch + R * V,
+                  .lse_in = lse + m, .gout = gout + m};
+    const real *x = chunk_rows_of_h(&j);
+    if (!kept) {
+      chunk_logits(&j, x, w);
+    }
     pl_parallel(j.r, backward_row, &j);
     if (gw) {
-      K(gemm)(true, false, V, C, j.r, 1, j.logits, V, rows ? j.hc : j.h, C, 1, gw, C);
+      K(gemm)(true, false, V, C, j.r, 1, j.logits, V, x, C, 1, gw, C);
     }
     if (gh && rows) {
       real *gx = j.hc + R * C;

@@ -17,7 +17,7 @@ typedef struct map_job {
 } map_job;
 
 #define MAP(name, f)                                             \
-  PL_CLONES static void name##_block(void *arg, int64_t block) { \
+  PL_VARIANTS(void, name##_block, (void *arg, int64_t block), (arg, block)) { \
     const map_job *j = arg;                                      \
     int64_t i0 = block * GRAIN;                                  \
     int64_t n = imin(GRAIN, j->n - i0);                          \
@@ -43,7 +43,7 @@ typedef struct sum_job {
   double part[SUM_BLOCKS];
 } sum_job;
 
-PL_CLONES static void sum_block(void *arg, int64_t block) {
+PL_VARIANTS(void, sum_block, (void *arg, int64_t block), (arg, block)) {
   sum_job *j = arg;
   int64_t i0 = block * j->each;
   int64_t n = imin(j->each, j->n - i0);
@@ -104,7 +104,7 @@ typedef struct opt_job {
 
 /* w -= lr wd w;  m += (g - m)(1 - b1);  v = b2 v + (1 - b2) g^2;
  * w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps) */
-PL_CLONES static void adamw_block(void *arg, int64_t block) {
+PL_VARIANTS(void, adamw_block, (void *arg, int64_t block), (arg, block)) {
   const opt_job *j = arg;
   int64_t i0 = block * GRAIN;
   int64_t n = imin(GRAIN, j->n - i0);
@@ -141,7 +141,7 @@ void K(adamw)(int64_t n, real *w, const real *g, real *m, real *v, double gscale
 
 /* g += wd w;  sq = alpha sq + (1 - alpha) g^2;  d = sqrt(sq [- gavg^2]) + eps;
  * w -= lr g / d, through a momentum buffer where there is one */
-PL_CLONES static void rmsprop_block(void *arg, int64_t block) {
+PL_VARIANTS(void, rmsprop_block, (void *arg, int64_t block), (arg, block)) {
   const opt_job *j = arg;
   int64_t i0 = block * GRAIN;
   int64_t n = imin(GRAIN, j->n - i0);
@@ -178,7 +178,7 @@ void K(rmsprop)(int64_t n, real *w, const real *g, real *sq, real *gavg, real *m
 
 /* g += wd w;  buf = momentum buf + (1 - dampening) g (the first time buf = g);
  * g = nesterov ? g + momentum buf : buf;  w -= lr g */
-PL_CLONES static void sgd_block(void *arg, int64_t block) {
+PL_VARIANTS(void, sgd_block, (void *arg, int64_t block), (arg, block)) {
   const opt_job *j = arg;
   int64_t i0 = block * GRAIN;
   int64_t n = imin(GRAIN, j->n - i0);

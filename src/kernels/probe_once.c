@@ -1,6 +1,7 @@
 /* What the processor can do at most: chains of multiply-adds that stay in
  * registers, on all threads, so that speeds can be given as a share of it. */
 #include "base/par.h"
+#include "kernels/isa.h"
 #include "kernels/kernels.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -20,7 +21,7 @@ typedef struct probe {
     lanes_##isa x = 0.999F - (lanes_##isa){0};                                \
     lanes_##isa y = 0.001F - (lanes_##isa){0};                                \
     for (int i = 0; i < CHAINS; i++) {                                        \
-      a[i] = (float)i - (lanes_##isa){0};                                     \
+      a[i] = (float)(i + 2) - (lanes_##isa){0}; /* 1 would stay 1: not computed */ \
     }                                                                         \
     for (int64_t k = 0; k < p->rounds; k++) {                                 \
       _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {             \
@@ -33,40 +34,22 @@ typedef struct probe {
     }                                                                         \
   }
 
-PROBE(any, 16, )
+PROBE(baseline, 16, )
 #ifdef __x86_64__
-PROBE(v3, 32, __attribute__((target("arch=x86-64-v3"))))
-PROBE(v4, 64, __attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))))
+PROBE(avx2, 32, PL_TARGET_AVX2)
+PROBE(avx512, 64, PL_TARGET_AVX512)
 #endif
 
 double pl_fma_probe(int64_t rounds) {
   probe p = {.rounds = rounds};
-  pl_block_fn fn = probe_any;
+  pl_block_fn fn = probe_baseline;
   int lanes = 4;
 #ifdef __x86_64__
-  pl_isa isa = pl_isa_found();
-  fn = isa == PL_ISA_V4 ? probe_v4 : isa == PL_ISA_V3 ? probe_v3 : probe_any;
-  lanes = isa == PL_ISA_V4 ? 16 : isa == PL_ISA_V3 ? 8 : 4;
+  pl_isa isa = pl_isa_used();
+  fn = isa == PL_ISA_AVX512 ? probe_avx512 : isa == PL_ISA_AVX2 ? probe_avx2 : probe_baseline;
+  lanes = isa == PL_ISA_AVX512 ? 16 : isa == PL_ISA_AVX2 ? 8 : 4;
 #endif
   int blocks = pl_threads();
   pl_parallel(blocks, fn, &p);
   return 2.0 * CHAINS * lanes * (double)rounds * blocks;
-}
-
-pl_isa pl_isa_found(void) {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq")) {
-    return PL_ISA_V4;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return PL_ISA_V3;
-  }
-#endif
-  return PL_ISA_ANY;
-}
-
-const char *pl_isa_name(void) {
-  static const char *const names[] = {"plain C", "AVX2 and FMA (x86-64-v3)", "AVX-512 (x86-64-v4)"};
-  return names[pl_isa_found()];
 }

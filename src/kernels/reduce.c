@@ -37,8 +37,7 @@ static void each_group(rows *j, pl_block_fn fn) {
 
 /* ---- sums ---------------------------------------------------------------- */
 
-PL_CLONES
-static double sum_row(int64_t n, const T *x) {
+PL_VARIANTS(double, sum_row, (int64_t n, const T *x), (n, x)) {
   double lane[16] = {0};
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
@@ -65,8 +64,7 @@ static void sum_rows(void *arg, int64_t b) {
 }
 
 /* one tile of columns of one slab: rows are read in order */
-PL_CLONES
-static void sum_tile(void *arg, int64_t b) {
+PL_VARIANTS(void, sum_tile, (void *arg, int64_t b), (arg, b)) {
   const rows *j = arg;
   int64_t tiles = (j->C + TILE - 1) / TILE;
   int64_t a = b / tiles;
@@ -160,8 +158,7 @@ void K(max_rows)(int64_t R, int64_t n, const T *x, bool smallest, T *y, int64_t 
 
 /* ---- softmax family ------------------------------------------------------ */
 
-PL_CLONES
-static T row_max(int64_t n, const T *x) {
+PL_VARIANTS(T, row_max, (int64_t n, const T *x), (n, x)) {
   T m = -(T)INFINITY;
   for (int64_t k = 0; k < n; k++) {
     m = x[k] > m ? x[k] : m;

@@ -23,7 +23,7 @@ typedef struct norm_job {
   real *y, *rstd, *gx, *gw_part;
 } norm_job;
 
-PL_CLONES static void norm_block(void *arg, int64_t b) {
+PL_VARIANTS(void, norm_block, (void *arg, int64_t b), (arg, b)) {
   const norm_job *j = arg;
   int64_t C = j->C;
   int64_t end = imin(j->N, (b + 1) * j->rows);
@@ -47,7 +47,7 @@ void K(rms_norm)(int64_t N, int64_t C, const real *x, const real *w, real eps, r
 }
 
 /* With u = w * gy:  gx = r * u - x * r^3 / C * sum(u * x),  gw = sum_n gy * x * r. */
-PL_CLONES static void norm_back_block(void *arg, int64_t b) {
+PL_VARIANTS(void, norm_back_block, (void *arg, int64_t b), (arg, b)) {
   const norm_job *j = arg;
   int64_t C = j->C;
   const real *w = j->w;
@@ -175,7 +175,7 @@ PL_INLINE void turn(int64_t n, int64_t half, const real *x, const real *co, cons
   }
 }
 
-PL_CLONES static void rope_block(void *arg, int64_t block) {
+PL_VARIANTS(void, rope_block, (void *arg, int64_t block), (arg, block)) {
   const rope_job *j = arg;
   int64_t half = j->D / 2;
   int64_t end = imin(j->N, (block + 1) * j->rows);
@@ -212,7 +212,7 @@ typedef struct gate_job {
   real *y, *ga, *gb;
 } gate_job;
 
-PL_CLONES static void silu_block(void *arg, int64_t block) {
+PL_VARIANTS(void, silu_block, (void *arg, int64_t block), (arg, block)) {
   const gate_job *j = arg;
   int64_t i0 = block * GRAIN;
   int64_t n = imin(GRAIN, j->n - i0);
@@ -230,7 +230,7 @@ void K(silu_mul)(int64_t n, const real *a, const real *b, real *y) {
 }
 
 /* d silu(a) = s (1 + a (1 - s)) with s = sigmoid(a) */
-PL_CLONES static void silu_back_block(void *arg, int64_t block) {
+PL_VARIANTS(void, silu_back_block, (void *arg, int64_t block), (arg, block)) {
   const gate_job *j = arg;
   int64_t i0 = block * GRAIN;
   int64_t n = imin(GRAIN, j->n - i0);
@@ -274,7 +274,7 @@ void K(embedding)(int64_t N, int64_t C, const real *w, const int32_t *ids, real 
 }
 
 /* A block owns a range of columns and walks all rows in order. */
-PL_CLONES static void embed_back_block(void *arg, int64_t block) {
+PL_VARIANTS(void, embed_back_block, (void *arg, int64_t block), (arg, block)) {
   const embed_job *j = arg;
   int64_t c0 = block * j->rows;
   int64_t c1 = imin(j->C, c0 + j->rows);

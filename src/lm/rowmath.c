@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/par.h"
+#include "kernels/isa.h"
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__) && !defined(PL_SANITIZE)
@@ -133,7 +134,7 @@ static __attribute__((target("avx2,fma"))) void tile_fma(const tile *t, int rows
 
 static void (*pick_tile(void))(const tile *, int) {
 #ifdef HAVE_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (pl_isa_used() != PL_ISA_BASELINE) {
     return tile_fma;
   }
 #endif
@@ -193,11 +194,8 @@ typedef struct rows_arg {
 
 enum { ROWS_A_TASK = 8 };
 
-PL_CLONES
-void pl_row_norm_one(int64_t C, const float *x, const float *w, double eps, float *y);
-
-PL_CLONES
-void pl_row_norm_one(int64_t C, const float *x, const float *w, double eps, float *y) {
+PL_VARIANTS(void, norm_one, (int64_t C, const float *x, const float *w, double eps, float *y),
+            (C, x, w, eps, y)) {
   float lane[16] = {0};
   int64_t i = 0;
   for (; i + 16 <= C; i += 16) {
@@ -221,7 +219,7 @@ void pl_row_norm_one(int64_t C, const float *x, const float *w, double eps, floa
 static void norm_block(void *arg, int64_t block) {
   const rows_arg *a = arg;
   for (int64_t m = block * ROWS_A_TASK; m < a->M && m < (block + 1) * ROWS_A_TASK; m++) {
-    pl_row_norm_one(a->C, a->x + m * a->C, a->w, a->eps, a->y + m * a->C);
+    norm_one(a->C, a->x + m * a->C, a->w, a->eps, a->y + m * a->C);
   }
 }
 
@@ -269,11 +267,9 @@ void pl_kv_write(int64_t K, int64_t D, const float *k, const float *v, int64_t a
 }
 
 /* s[0..32) = scale * q . keys of one block and head (keys [D][32]) */
-PL_CLONES
-void pl_kv_scores(int64_t D, const float *q, const float *keys, float scale, float *s);
-
-PL_CLONES
-void pl_kv_scores(int64_t D, const float *q, const float *keys, float scale, float *s) {
+PL_VARIANTS(void, kv_scores,
+            (int64_t D, const float *q, const float *keys, float scale, float *s),
+            (D, q, keys, scale, s)) {
   float acc[PL_KV_BLOCK] = {0};
   for (int64_t d = 0; d < D; d++) {
     for (int t = 0; t < PL_KV_BLOCK; t++) {
@@ -286,11 +282,8 @@ void pl_kv_scores(int64_t D, const float *q, const float *keys, float scale, flo
 }
 
 /* y += sum over n positions p[t] * values[t] (values [32][D]) */
-PL_CLONES
-void pl_kv_mix(int64_t n, int64_t D, const float *p, const float *values, float *y);
-
-PL_CLONES
-void pl_kv_mix(int64_t n, int64_t D, const float *p, const float *values, float *y) {
+PL_VARIANTS(void, kv_mix, (int64_t n, int64_t D, const float *p, const float *values, float *y),
+            (n, D, p, values, y)) {
   for (int64_t t = 0; t < n; t++) {
     for (int64_t d = 0; d < D; d++) {
       y[d] += p[t] * values[t * D + d];
@@ -329,21 +322,21 @@ void pl_row_attention(int64_t H, int64_t K, int64_t D, const float *q, float *co
     /* scores of both runs packed one after the other: a block writes 32, the
      * next begins where the valid ones end */
     for (int64_t t = 0; t < n0; t += PL_KV_BLOCK) {
-      pl_kv_scores(D, q + h * D, b0[t / PL_KV_BLOCK] + keys_at, scale, scratch + t);
+      kv_scores(D, q + h * D, b0[t / PL_KV_BLOCK] + keys_at, scale, scratch + t);
     }
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      pl_kv_scores(D, q + h * D, b1[t / PL_KV_BLOCK] + keys_at, scale, scratch + n0 + t);
+      kv_scores(D, q + h * D, b1[t / PL_KV_BLOCK] + keys_at, scale, scratch + n0 + t);
     }
     softmax(n0 + n1, scratch);
     float *out = y + h * D;
     memset(out, 0, (size_t)D * sizeof *out);
     for (int64_t t = 0; t < n0; t += PL_KV_BLOCK) {
       const int64_t n = n0 - t < PL_KV_BLOCK ? n0 - t : PL_KV_BLOCK;
-      pl_kv_mix(n, D, scratch + t, b0[t / PL_KV_BLOCK] + values_at, out);
+      kv_mix(n, D, scratch + t, b0[t / PL_KV_BLOCK] + values_at, out);
     }
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
       const int64_t n = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
-      pl_kv_mix(n, D, scratch + n0 + t, b1[t / PL_KV_BLOCK] + values_at, out);
+      kv_mix(n, D, scratch + n0 + t, b1[t / PL_KV_BLOCK] + values_at, out);
     }
   }
 }

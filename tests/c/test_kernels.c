@@ -1,7 +1,8 @@
 /* Every kernel, float and double, against its slow twin over shapes that are
- * odd on purpose; the same bits on 1, 2 and 4 threads; exp, tanh and log at the
- * edges of their range. The checks are written once (test_kernels_body.h) and
- * included for both types. */
+ * odd on purpose, for every instruction set that the processor has; the same bits
+ * on any number of threads; exp, tanh and log at the edges of their range. The
+ * checks are written once (test_kernels_body.h) and included for both types. */
+#include "each_isa.h"
 #include "harness.h"
 
 #include <float.h>
@@ -36,8 +37,8 @@ static double *doubles(int64_t n, int what) {
   return x;
 }
 
-/* expands its argument before TEST pastes it */
-#define TEST_OF(title) TEST(title)
+/* expands its argument before TEST_EACH_ISA pastes it */
+#define TEST_OF(title) TEST_EACH_ISA(title)
 
 #define T float
 #define N(name) name##_f32
@@ -101,25 +102,25 @@ static double worst_ulps(map_fn f, double (*truth)(double), float lo, float hi, 
     }                                                                                 \
   } while (0)
 
-TEST(exp_is_within_two_ulp) {
+TEST_EACH_ISA(exp_is_within_two_ulp) {
   CHECK_ULPS(pl_exp_f32, exp, -1, 1, 2);
   CHECK_ULPS(pl_exp_f32, exp, -87, 88.7F, 2);
   CHECK_ULPS(pl_exp_f32, exp, -104, -87, 1.01); /* subnormal results */
 }
 
-TEST(tanh_is_within_two_ulp) {
+TEST_EACH_ISA(tanh_is_within_two_ulp) {
   CHECK_ULPS(pl_tanh_f32, tanh, -1, 1, 2);
   CHECK_ULPS(pl_tanh_f32, tanh, -0.01F, 0.01F, 2);
   CHECK_ULPS(pl_tanh_f32, tanh, -20, 20, 2);
 }
 
-TEST(log_is_within_two_ulp) {
+TEST_EACH_ISA(log_is_within_two_ulp) {
   CHECK_ULPS(pl_log_f32, log, 0.5F, 2, 2);
   CHECK_ULPS(pl_log_f32, log, 0, 1e-38F, 2);
   CHECK_ULPS(pl_log_f32, log, 0, 1e30F, 2);
 }
 
-TEST(functions_at_the_edges) {
+TEST_EACH_ISA(functions_at_the_edges) {
   /* 20 of each, so that vector and tail code both see them */
   const float x[] = {0.0F, -0.0F, INFINITY, -INFINITY, NAN, 88.9F, 1000, -103.9F, -104.1F, -1e30F,
                      FLT_MAX, -FLT_MAX, FLT_MIN, 1e-45F, -1e-45F, 1, -1, 1e-20F, -1e-20F};
@@ -145,7 +146,7 @@ TEST(functions_at_the_edges) {
   }
 }
 
-TEST(rope_is_accurate_at_far_positions) {
+TEST_EACH_ISA(rope_is_accurate_at_far_positions) {
   enum { D = 64, COUNT = 64 };
   float x[COUNT * D];
   float y[COUNT * D];

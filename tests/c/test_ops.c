@@ -2,6 +2,7 @@
  * finite differences in f64, forward against the slow twin, failing
  * allocations, the same bytes on any number of threads. A new row is tested
  * by being listed in src/autograd/ops.c. */
+#include "each_isa.h"
 #include "harness.h"
 
 #include "autograd/op.h"
@@ -204,7 +205,7 @@ static void check_sample_gradient(const pl_op *op, int which, sample *s) {
   drop_grads(s);
 }
 
-TEST(gradients_equal_finite_differences) {
+TEST_EACH_ISA(gradients_equal_finite_differences) {
   EACH_ROW(op) {
     if (op->backward == NULL || (op->flags & PL_OP_NO_F64) != 0) {
       continue;
@@ -300,7 +301,7 @@ static void check_twin(const pl_op *op, pl_dtype d, double tol) {
   }
 }
 
-TEST(forward_equals_the_slow_twin) {
+TEST_EACH_ISA(forward_equals_the_slow_twin) {
   EACH_ROW(op) {
     check_twin(op, PL_F32, 1e-5);
     check_twin(op, PL_F64, 1e-11);
@@ -375,7 +376,9 @@ static void check_threads(sample *s) {
   size_t n1;
   size_t n;
   char *one = run_bytes(s, 1, &n1);
-  for (int threads = 2; threads <= 4; threads += 2) {
+  static const int counts[] = {2, 3, 7};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    int threads = counts[i];
     char *some = run_bytes(s, threads, &n);
     if (n != n1 || one == NULL || some == NULL || memcmp(one, some, n) != 0) {
       FAIL("%s: other bytes on %d threads than on 1", s->k.op->name, threads);
@@ -386,7 +389,7 @@ static void check_threads(sample *s) {
   pl_set_threads(was);
 }
 
-TEST(same_bytes_on_1_2_and_4_threads) {
+TEST_EACH_ISA(same_bytes_on_any_threads) {
   EACH_ROW(op) {
     sample s;
     for (int which = 0; which < MAX_SAMPLES && sample_make(op, which, PL_F32, &s); which++) {
@@ -397,7 +400,7 @@ TEST(same_bytes_on_1_2_and_4_threads) {
 }
 
 /* sizes at which work is really shared out */
-TEST(same_bytes_on_any_threads_when_big) {
+TEST_EACH_ISA(same_bytes_on_any_threads_when_big) {
   static const struct {
     const char *name;
     int n_in;

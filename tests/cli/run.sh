@@ -87,6 +87,15 @@ doctor() {
 }
 check doctor_measures doctor
 
+forced() {
+  PERILUNE_ISA=baseline "$bin" doctor --json | tee "$tmp/forced"
+  grep -q '"isa":"baseline"' "$tmp/forced" || return 1
+  PERILUNE_ISA=sse9 "$bin" doctor 2>"$tmp/forced" && return 1
+  cat "$tmp/forced"
+  grep -q 'PERILUNE_ISA is "sse9", wanted baseline, avx2 or avx512' "$tmp/forced"
+}
+check isa_can_be_forced forced
+
 if [ -d "$shared/data/models/stories260K" ]; then
   api() {
     cd "$root" || return 1

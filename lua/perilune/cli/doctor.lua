@@ -65,9 +65,11 @@ end
 return function(words, flags)
   if words[1] then return require("perilune.cli.doctor_service")(words[1], flags) end
   local memory = base.memory()
+  local kernels, isa, has = base.isa()
   local report = {
     perilune = pl.version, lua = _VERSION, processor = base.cpu_name(), threads = base.threads(),
-    kernels = base.isa(), peak_gflops = peak(), matmul_gflops = product(), memory_total = meminfo "MemTotal",
+    kernels = kernels, isa = isa, isa_available = base.json_array(has),
+    peak_gflops = peak(), matmul_gflops = product(), memory_total = meminfo "MemTotal",
     memory_free = meminfo "MemAvailable", memory_peak = memory.rss_peak,
   }
   report.warnings = base.json_array(warnings(report))
@@ -80,7 +82,7 @@ return function(words, flags)
     ("perilune %s, %s\n"):format(report.perilune, report.lua),
     ("processor       %s\n"):format(report.processor),
     ("threads         %d\n"):format(report.threads),
-    ("kernels         %s\n"):format(report.kernels),
+    ("kernels         %s: %s of %s (PERILUNE_ISA)\n"):format(kernels, isa, table.concat(has, ", ")),
     ("f32 peak        %.0f GFLOP/s\n"):format(report.peak_gflops),
     ("f32 product     %.0f GFLOP/s (%d x %d)\n"):format(report.matmul_gflops, SIZE, SIZE),
     ("memory          %s, %s free\n"):format(gib(report.memory_total), gib(report.memory_free)))
