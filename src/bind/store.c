@@ -234,31 +234,35 @@ static int stmt_run(lua_State *L) {
   return 2;
 }
 
-/* s:row(...) -> the first row as a table, or nil */
-static int stmt_row(lua_State *L) {
+/* Steps to the first row: the statement, or NULL with nil pushed where there is none. */
+static pl_stmt *first_row(lua_State *L) {
   pl_stmt *s = bind_all(L, false);
   bool row;
   pl_lua_check(L, pl_stmt_step(pl_lua_ctx(L), s, &row));
   if (!row) {
     lua_pushnil(L);
-    return 1;
+    return NULL;
   }
-  push_row(L, s);
-  pl_stmt_reset(s);
+  return s;
+}
+
+/* s:row(...) -> the first row as a table, or nil */
+static int stmt_row(lua_State *L) {
+  pl_stmt *s = first_row(L);
+  if (s != NULL) {
+    push_row(L, s);
+    pl_stmt_reset(s);
+  }
   return 1;
 }
 
 /* s:value(...) -> the first column of the first row, or nil */
 static int stmt_value(lua_State *L) {
-  pl_stmt *s = bind_all(L, false);
-  bool row;
-  pl_lua_check(L, pl_stmt_step(pl_lua_ctx(L), s, &row));
-  if (!row) {
-    lua_pushnil(L);
-    return 1;
+  pl_stmt *s = first_row(L);
+  if (s != NULL) {
+    push_column(L, s, 0);
+    pl_stmt_reset(s);
   }
-  push_column(L, s, 0);
-  pl_stmt_reset(s);
   return 1;
 }
 

@@ -175,7 +175,7 @@ function remote.provider(provider)
     if o.template then require("perilune.feedback.templates").get(o.template) end
     local service = setmetatable({
       wire = provider, provider = provider.name, name = tostring(spec), model = model, options = o, extra = extra,
-      given_address = url, rows = rows, can = provider.can,
+      rows = rows, can = provider.can,
       insecure = o.insecure, connect_s = o.connect, timeout = o.timeout, idle = o.idle, max_body = o.max_body,
       tries = o.tries, price = price_of(o, model),
       key_header = type(provider.key_header) == "function" and provider.key_header(o) or provider.key_header,
