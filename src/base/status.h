@@ -38,6 +38,7 @@ typedef struct pl_ctx {
   char err[PL_ERR_MAX]; /* text of the last failure, "" if none */
   pl_mem mem;
   bool grad_enabled; /* record operations for backward() */
+  bool bf16; /* autocast: a model's matrix products take bf16 and sum in f32 */
   uint64_t node_seq; /* order in which tape nodes were made */
 } pl_ctx;
 
