@@ -1,6 +1,6 @@
 /* The row-wise rows of a decoder: linear, embedding, rms_norm, rope, silu_mul.
  * Checks of shapes and ids are here; the arithmetic is in kernels/, and the
- * twins call kernels/ref.h. Attention and the head are in ops_head.c. */
+ * twins call kernels/ref.h. Attention and the head are in ops_attention.c and ops_logprob.c. */
 #include "autograd/oplm.h"
 #include "kernels/kernels.h"
 #include "kernels/ref.h"
