@@ -90,5 +90,7 @@ PL_DECLARE_ACT_KERNELS(float, pl_bf16, bf16)
 /* Runs `rounds` rounds of multiply-adds on every thread and returns how many
  * floating-point operations that were: time it to know the machine's peak. */
 double pl_fma_probe(int64_t rounds);
+/* The same for products of bf16; 0 where the kernels in use have no instruction for them. */
+double pl_bf16_probe(int64_t rounds);
 
 #endif
