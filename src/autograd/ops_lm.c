@@ -34,6 +34,7 @@ static pl_status linear_forward(pl_ctx *c, pl_call *k) {
               P(T, k->out[0]), out)
     BOTH(d)
 #undef RUN
+    pl_profile_work(c, 2.0 * (double)rows_of(t[0]) * (double)(in * out), 0);
   }
   /* each input is kept only for the other's gradient */
   k->drop_in = (k->in[1]->requires_grad ? 0U : 1U) | (k->in[0]->requires_grad ? 0U : 2U);
@@ -58,6 +59,7 @@ static pl_status linear_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *
               P(T, gin[0]), in)
       BOTH(d)
 #undef RUN
+      pl_profile_work(c, 2.0 * (double)N * (double)(in * out), 0);
     }
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
@@ -68,6 +70,7 @@ static pl_status linear_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *
               P(T, gin[1]), in)
       BOTH(d)
 #undef RUN
+      pl_profile_work(c, 2.0 * (double)N * (double)(in * out), 0);
     }
   }
   drop(t, 2);
