@@ -198,8 +198,9 @@ fuzz:
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan SANITIZE=1 build/asan/fuzz
 	@build/asan/fuzz $(FUZZ_SECONDS) $$(date +%s)
 
+# speed against this machine's peak; BENCH="sft --json" chooses, BENCH_JSON=FILE keeps the figures
 bench: all
-	@$(abspath $(BIN)) scripts/bench.lua
+	@$(abspath $(BIN)) scripts/bench.lua $(BENCH)
 
 # clients of AI services against the mock services, and serve under load
 bench-net:
