@@ -41,22 +41,6 @@ static pl_status attention_check(pl_ctx *c, pl_tensor *const *in, const pl_args 
   return PL_OK;
 }
 
-/* seq (i32) runs from 0 to N without going back. */
-static pl_status seq_check(pl_ctx *c, const pl_tensor *seq, int64_t S, int64_t N) {
-  const int32_t *v = pl_i32(seq);
-  bool ok = v[0] == 0 && v[S] == N;
-  for (int64_t s = 0; s < S; s++) {
-    ok = ok && v[s] <= v[s + 1];
-  }
-  if (!ok) {
-    return pl_fail(c, PL_EINVAL,
-                   "seq runs from %d to %d, wanted 0 to N = %lld without going back: where each "
-                   "sequence begins, then N",
-                   v[0], v[S], (long long)N);
-  }
-  return PL_OK;
-}
-
 /* Of q k^T and of weights times v, causal: half the square of each sequence. */
 static double attention_flop(const heads *h, const int32_t *seq) {
   double pairs = 0;
@@ -75,7 +59,7 @@ static pl_status attention_forward(pl_ctx *c, pl_call *k) {
   PL_TRY(dense(c, k->in, 4, d, t));
   int64_t N = t[0]->shape[0];
   k->n_out = 1;
-  pl_status st = seq_check(c, t[3], h.S, N);
+  pl_status st = want_seq(c, t[3], h.S, N);
   if (st == PL_OK) {
     st = pl_tensor_like(c, t[0], &k->out[0]);
   }

@@ -193,91 +193,28 @@ static pl_status step(pl_ctx *c, const pl_op *op, pl_tensor **in, int n, const p
   return st;
 }
 
-static void drop(pl_tensor **t) {
-  pl_tensor_unref(*t);
-  *t = NULL;
+/* *x <- y, which is made from it */
+static void advance(pl_tensor **x, pl_tensor *y) {
+  pl_tensor_unref(*x);
+  *x = y;
 }
 
-/* *x <- *x + W_o attention(rope(W_q h), rope(W_k h), W_v h), h = norm1(*x) */
-static pl_status attention_part(pl_ctx *c, const pl_lm_config *g, const pl_layer *y,
-                                pl_tensor *pos, pl_tensor *seq, pl_tensor **x) {
-  pl_tensor *t[8] = {NULL};
-  enum { NORM, Q, K, V, QR, KR, ATT, OUT };
-  const pl_args eps = {.f = {g->eps}, .n_f = 1};
-  const pl_args none = {.n_i = 0};
-  const pl_args rq = {.i = {g->heads}, .n_i = 1, .f = {g->theta}, .n_f = 1};
-  const pl_args rk = {.i = {g->kv_heads}, .n_i = 1, .f = {g->theta}, .n_f = 1};
-  const pl_args hk = {.i = {g->heads, g->kv_heads}, .n_i = 2};
-  pl_tensor *sum = NULL;
-  pl_status st = step(c, &pl_op_rms_norm, (pl_tensor *[]){*x, y->norm1}, 2, &eps, &t[NORM]);
+static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_tensor *pos,
+                       pl_tensor *seq, pl_tensor **x) {
+  const pl_lm_config *g = &d->cfg;
+  pl_tensor *mix[] = {*x, y->norm1, NULL, y->q, y->k, y->v, y->o, NULL, NULL, NULL, NULL,
+                      pos, seq, NULL};
+  const pl_args mix_args = {.i = {g->heads, g->kv_heads, 0, 0, d->checkpoint}, .n_i = 6,
+                            .f = {g->eps, g->theta}, .n_f = 2};
+  pl_tensor *out;
+  pl_status st = step(c, &pl_op_attention_block, mix, 14, &mix_args, &out);
+  advance(x, out);
   if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->q}, 2, &none, &t[Q]);
+    pl_tensor *ffn[] = {*x, y->norm2, NULL, y->gate, y->up, y->down, NULL, NULL};
+    const pl_args ffn_args = {.i = {0, d->checkpoint}, .n_i = 3, .f = {g->eps}, .n_f = 1};
+    st = step(c, &pl_op_ffn_block, ffn, 8, &ffn_args, &out);
+    advance(x, out);
   }
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->k}, 2, &none, &t[K]);
-  }
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->v}, 2, &none, &t[V]);
-  }
-  drop(&t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_rope, (pl_tensor *[]){t[Q], pos}, 2, &rq, &t[QR]);
-  }
-  drop(&t[Q]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_rope, (pl_tensor *[]){t[K], pos}, 2, &rk, &t[KR]);
-  }
-  drop(&t[K]);
-  if (st == PL_OK) {
-    pl_tensor *in[] = {t[QR], t[KR], t[V], seq};
-    st = step(c, &pl_op_attention, in, 4, &hk, &t[ATT]);
-  }
-  drop(&t[QR]);
-  drop(&t[KR]);
-  drop(&t[V]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[ATT], y->o}, 2, &none, &t[OUT]);
-  }
-  drop(&t[ATT]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_add, (pl_tensor *[]){*x, t[OUT]}, 2, &none, &sum);
-  }
-  drop(&t[OUT]);
-  drop(x);
-  *x = sum;
-  return st;
-}
-
-/* *x <- *x + W_down (silu(W_gate h) * (W_up h)), h = norm2(*x) */
-static pl_status ffn_part(pl_ctx *c, const pl_lm_config *g, const pl_layer *y, pl_tensor **x) {
-  pl_tensor *t[5] = {NULL};
-  enum { NORM, GATE, UP, MUL, OUT };
-  const pl_args eps = {.f = {g->eps}, .n_f = 1};
-  const pl_args none = {.n_i = 0};
-  pl_tensor *sum = NULL;
-  pl_status st = step(c, &pl_op_rms_norm, (pl_tensor *[]){*x, y->norm2}, 2, &eps, &t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->gate}, 2, &none, &t[GATE]);
-  }
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->up}, 2, &none, &t[UP]);
-  }
-  drop(&t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_silu_mul, (pl_tensor *[]){t[GATE], t[UP]}, 2, &none, &t[MUL]);
-  }
-  drop(&t[GATE]);
-  drop(&t[UP]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[MUL], y->down}, 2, &none, &t[OUT]);
-  }
-  drop(&t[MUL]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_add, (pl_tensor *[]){*x, t[OUT]}, 2, &none, &sum);
-  }
-  drop(&t[OUT]);
-  drop(x);
-  *x = sum;
   return st;
 }
 
@@ -291,10 +228,7 @@ pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_t
   PL_TRY(step(c, &pl_op_embedding, (pl_tensor *[]){d->embed, ids}, 2, &none, &x));
   pl_status st = PL_OK;
   for (int64_t l = 0; l < g->n_layers && st == PL_OK; l++) {
-    st = attention_part(c, g, &d->layers[l], pos, seq, &x);
-    if (st == PL_OK) {
-      st = ffn_part(c, g, &d->layers[l], &x);
-    }
+    st = layer(c, d, &d->layers[l], pos, seq, &x);
     if (st == PL_OK) {
       st = pl_check_interrupt(c);
     }

@@ -1,8 +1,8 @@
 /* A decoder of the Llama family over flattened tokens.
  *
  * What it is: a configuration and its weights (ordinary tensors, so that the
- * tape, the optimizers and Lua see them), and the forward pass composed of tape
- * ops. Sequences of any lengths lie one after the other in N tokens; there is
+ * tape, the optimizers and Lua see them), and the forward pass: two tape ops a
+ * layer. Sequences of any lengths lie one after the other in N tokens; there is
  * no padding anywhere. With recording off every intermediate is freed as soon
  * as the next one exists.
  *
@@ -42,6 +42,7 @@ typedef struct pl_decoder {
   pl_layer *layers;
   pl_tensor *norm;  /* [C] */
   pl_tensor *head;  /* [V,C]; the embedding itself (one more reference) where tied */
+  bool checkpoint;  /* backward computes each half of a layer again: less memory, more time */
 } pl_decoder;
 
 /* Refuses sizes that cannot be: kv_heads must divide heads, head_dim must be even, ... */
