@@ -1,9 +1,7 @@
 /* Kernels on whole tensors for the blocks of a decoder layer: see block.h. */
 #include "autograd/block.h"
 
-#include <assert.h>
-
-#include "kernels/half.h"
+#include "base/profile.h"
 #include "kernels/kernels.h"
 
 mat pl_whole(const pl_tensor *t) {
@@ -29,7 +27,13 @@ static int64_t terms(bool ta, mat a) {
   return ta ? rows_of(a.t) : a.cols;
 }
 
+/* The profile is the context's, which a tensor knows. */
+static void told(const pl_tensor *t, double flop) {
+  pl_profile_work(t->storage->ctx, flop, 0);
+}
+
 void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y) {
+  told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
   pl_gemm_bf16(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, half_mat(a), half_mat(b), (float)how,
                half_mat(y));
 }
@@ -39,7 +43,10 @@ void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
     pl_product_half(ta, tb, a, b, how, y);
     return;
   }
-#define RUN(T, S)                                                                                 pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b), width(b.t),               (T)how, at(y), width(y.t))
+  told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
+#define RUN(T, S)                                                                              \
+  pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b),         \
+              width(b.t), (T)how, at(y), width(y.t))
   BOTH(y.t->dtype)
 #undef RUN
 }
@@ -209,8 +216,23 @@ static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_dt
   return part(c, pl_values(h, qkv), real, &t[2]);
 }
 
+/* Of q k^T and of weights times v: half the square of each sequence, all of its parent. */
+static double attention_flop(const pl_heads *h) {
+  const int32_t *seq = pl_i32(h->seq);
+  const int32_t *parent = h->parent != NULL ? pl_i32(h->parent) : NULL;
+  double pairs = 0;
+  for (int64_t s = 0; s + 1 < h->seq->shape[0]; s++) {
+    const double n = seq[s + 1] - seq[s];
+    const int32_t p = parent != NULL ? parent[s] : -1;
+    const double before = p >= 0 ? seq[p + 1] - seq[p] : 0;
+    pairs += n * (before + (n + 1) / 2);
+  }
+  return 4 * pairs * (double)(h->H * h->D);
+}
+
 pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
                     pl_tensor *lse) {
+  told(y, attention_flop(h));
   const int64_t S_ = h->seq->shape[0] - 1;
   const pl_dtype d = lse->dtype;
   pl_tensor *t[4] = {NULL};
@@ -232,6 +254,7 @@ pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tenso
 
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv) {
+  told(y, 2 * attention_flop(h));
   const int64_t S_ = h->seq->shape[0] - 1;
   const pl_dtype d = lse->dtype;
   pl_tensor *t[5] = {NULL};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "autograd/opkit.h"
+#include "base/profile.h"
 
 /* Calls f_f32 or f_f64: RUN is a macro of (type, suffix) defined around it. */
 #define BOTH(d)        \

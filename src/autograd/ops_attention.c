@@ -41,6 +41,16 @@ static pl_status attention_check(pl_ctx *c, pl_tensor *const *in, const pl_args 
   return PL_OK;
 }
 
+/* Of q k^T and of weights times v, causal: half the square of each sequence. */
+static double attention_flop(const heads *h, const int32_t *seq) {
+  double pairs = 0;
+  for (int64_t s = 0; s < h->S; s++) {
+    const double n = seq[s + 1] - seq[s];
+    pairs += n * (n + 1) / 2;
+  }
+  return 4 * pairs * (double)(h->H * h->D);
+}
+
 static pl_status attention_forward(pl_ctx *c, pl_call *k) {
   heads h;
   PL_TRY(attention_check(c, k->in, &k->args, &h));
@@ -63,6 +73,7 @@ static pl_status attention_forward(pl_ctx *c, pl_call *k) {
                     P(T, k->out[0]), P(T, k->saved[1]))
     BOTH(d)
 #undef RUN
+    pl_profile_work(c, attention_flop(&h, pl_i32(t[3])), 0);
   }
   drop(t, 4);
   return st;
@@ -86,6 +97,7 @@ static pl_status attention_backward(pl_ctx *c, const pl_node *n, pl_tensor *cons
                          P(T, gin[1]), P(T, gin[2]))
     BOTH(d)
 #undef RUN
+    pl_profile_work(c, 2 * attention_flop(&h, pl_i32(t[3])), 0);
   }
   drop(t, 4);
   return st;

@@ -337,9 +337,9 @@ static pl_status rope_run(pl_ctx *c, const pl_tensor *from, const pl_tensor *pos
   pl_dtype d = from->dtype;
   int64_t H = a->i[0];
   PL_TRY(pl_tensor_like(c, from, y));
-#define RUN(T, S)                                                                           \
-  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from), pl_i32(pos), (T)a->f[0], \
-              inverse, P(T, *y))
+#define RUN(T, S)                                                                      \
+  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from),       \
+              pl_i32(pos), (T)a->f[0], inverse, P(T, *y))
   BOTH(d)
 #undef RUN
   return PL_OK;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/profile.h"
 #include "base/rng.h"
 #include "bind/bind.h"
 #include "lm/decoder.h"
@@ -470,7 +471,11 @@ static int generator_step(lua_State *L) {
   int64_t tokens = 0;
   for (lua_Integer i = 0; i < k && active > 0; i++) {
     int64_t n = 0;
-    pl_lua_check(L, pl_generator_step(pl_lua_ctx(L), g, &active, &n));
+    pl_ctx *c = pl_lua_ctx(L);
+    pl_profile_enter(c, "(generate)", false);
+    const pl_status st = pl_generator_step(c, g, &active, &n);
+    pl_profile_leave(c, (pl_work){0});
+    pl_lua_check(L, st);
     tokens += n;
   }
   lua_pushinteger(L, active);
