@@ -18,10 +18,47 @@ local function matches(m, g, tol)
   end
 end
 
-for _, name in ipairs { "tied", "untied", "half" } do
+-- gradients of the mean log-probability over all tokens, as the file lays the weights out
+local function gradients_match(m, g, tol)
+  local n = 0
+  for _, row in ipairs(g.rows) do n = n + #row - 1 end
+  (m:logprobs(g.rows):sum() / n):backward()
+  local parts, order = {}, {}
+  for i, w in ipairs(m.weights) do
+    local at = m.family.stored and m.family.stored(w.name) or { tensor = m.params[i].name }
+    local grad = m.params[i].grad
+    if not parts[at.tensor] then order[#order + 1] = at.tensor end
+    parts[at.tensor] = parts[at.tensor] or {}
+    parts[at.tensor][at.part or 1] = at.transposed and grad:t() or grad
+  end
+  local names = 0
+  for _ in pairs(g.gradients) do names = names + 1 end
+  T.eq(#order, names)
+  for _, name in ipairs(order) do
+    local want = g.gradients[name]
+    T.ok(want, name)
+    local all = #parts[name] > 1 and pl.cat(parts[name], -1) or parts[name][1]
+    local size, sine, cosine = 0, 0, 0
+    for i, v in ipairs(all:reshape(-1):tolist()) do
+      size, sine, cosine = size + math.abs(v), sine + v * math.sin(i), cosine + v * math.cos(0.7 * (i - 1))
+    end
+    for k, v in ipairs { size, sine, cosine } do
+      T.near(v, want[k], tol * math.max(1, want[1]), ("%s, number %d"):format(name, k))
+    end
+  end
+end
+
+for _, name in ipairs { "tied", "untied", "half", "bias", "gpt2", "gpt2-untied" } do
   T.test("transformers_" .. name, function()
     local m = pl.load(GOLDEN .. "/" .. name)
     matches(m, golden[name], 1e-4)
+    gradients_match(m, golden[name], 1e-4)
+  end)
+end
+
+for _, name in ipairs { "tied", "untied", "half" } do
+  T.test("transformers_greedy_" .. name, function()
+    local m = pl.load(GOLDEN .. "/" .. name)
     local out = m:generate({ golden[name].prompt }, { temperature = 0, max_tokens = #golden[name].greedy })
     local want = golden[name].greedy
     for t, id in ipairs(out[1].ids) do T.eq(id, want[t]) end
@@ -106,8 +143,10 @@ T.test("refusals_name_what_is_wrong", function()
   local cases = {
     { { model_type = "lama" }, 'did you mean "llama"' },
     { { model_type = "mamba" }, 'unknown model_type "mamba"' },
-    { { attention_bias = true }, "attention_bias = true is not supported" },
-    { { mlp_bias = true }, "mlp_bias = true is not supported" },
+    { { attention_bias = true }, "8 tensors are missing: model.layers.0.self_attn.k_proj.bias" },
+    { { mlp_bias = true }, "6 tensors are missing: model.layers.0.mlp.down_proj.bias" },
+    { { mlp_bias = "no" }, "mlp_bias is no; wanted a boolean" },
+    { { rms_norm_eps = "1e-5" }, "rms_norm_eps is 1e-5; wanted a number" },
     { { hidden_act = "gelu" }, 'hidden_act "gelu" is not supported' },
     { { rope_parameters = { rope_type = "yarn", factor = 2.0 } }, 'rope_parameters of type "yarn"' },
     { { rope_scaling = { type = "dynamic", factor = 2.0 } }, 'rope_scaling of type "dynamic"' },
