@@ -102,8 +102,8 @@ const pl_op pl_op_layer_norm = {
     .name = "layer_norm",
     .params = "x: tensor, w: tensor, b: tensor?, eps: num = 1e-5",
     .ret = "Tensor",
-    .doc = "(x - mean) / sqrt(variance + eps) * w + b over the last dim: x [..., C], w and b [C] (Ba "
-           "et al. 2016).",
+    .doc = "(x - mean) / sqrt(variance + eps) * w + b over the last dim: x [..., C], w and b [C] "
+           "(Ba et al. 2016).",
     .forward = forward,
     .backward = backward,
     .sample = sample,
