@@ -25,27 +25,34 @@ static pl_mat half_mat(mat m) {
   return (pl_mat){at(m), width(m.t), m.t->dtype == PL_BF16};
 }
 
+/* How many terms a sum has: the rows of a transposed a, else its columns. */
+static int64_t terms(bool ta, mat a) {
+  return ta ? rows_of(a.t) : a.cols;
+}
+
+void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y) {
+  pl_gemm_bf16(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, half_mat(a), half_mat(b), (float)how,
+               half_mat(y));
+}
+
 void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
-  const int64_t M = rows_of(y.t);
-  const int64_t K = ta ? rows_of(a.t) : a.cols;
-  if (y.t->dtype == PL_F64) {
-    pl_gemm_f64(ta, tb, M, y.cols, K, 1, at(a), width(a.t), at(b), width(b.t), how, at(y),
-                width(y.t));
-  } else if (y.t->dtype == PL_F32 && a.t->dtype == PL_F32 && b.t->dtype == PL_F32) {
-    pl_gemm_f32(ta, tb, M, y.cols, K, 1, at(a), width(a.t), at(b), width(b.t), (float)how, at(y),
-                width(y.t));
-  } else {
-    pl_gemm_bf16(ta, tb, M, y.cols, K, 1, half_mat(a), half_mat(b), (float)how, half_mat(y));
+  if (a.t->dtype == PL_BF16 || b.t->dtype == PL_BF16 || y.t->dtype == PL_BF16) {
+    pl_product_half(ta, tb, a, b, how, y);
+    return;
   }
+#define RUN(T, S)                                                                                 pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b), width(b.t),               (T)how, at(y), width(y.t))
+  BOTH(y.t->dtype)
+#undef RUN
 }
 
 /* ---- biases ------------------------------------------------------------------- */
 
 /* Calls the kernel for real numbers (double or float) and the storage of activations. */
-#define EACH(act_dtype, RUN)     \
-  switch (act_dtype) {           \
-    case PL_F64: RUN(double, double, f64); break; \
-    default: RUN(float, float, f32); break;       \
+#define EACH(act_dtype, RUN)                       \
+  switch (act_dtype) {                             \
+    case PL_F64: RUN(double, double, f64); break;  \
+    case PL_BF16: RUN(float, pl_bf16, bf16); break; \
+    default: RUN(float, float, f32); break;        \
   }
 
 void pl_bias(const pl_tensor *b, mat y) {

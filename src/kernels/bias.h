@@ -3,6 +3,8 @@
 #define PL_KERNELS_BIAS_H
 #include <stdint.h>
 
+#include "kernels/half.h"
+
 #define PL_DECLARE_BIAS(T, A, S)                                                        \
   /* y[n,:] += b, y [N,C] rows ld apart */                                              \
   void pl_bias_##S(int64_t N, int64_t C, int64_t ld, const T *b, A *y);                 \
@@ -13,5 +15,6 @@
 
 PL_DECLARE_BIAS(float, float, f32)
 PL_DECLARE_BIAS(double, double, f64)
+PL_DECLARE_BIAS(float, pl_bf16, bf16)
 
 #endif
