@@ -205,7 +205,7 @@ NATIVE_ALONE void edge(int mr, int nc, const float *t, const target *to, int64_t
   for (int i = 0; i < mr; i++) {
     for (int j = 0; j < nc; j += LANES) {
       const __mmask16 m = (__mmask16)first(nc - j);
-      __m512 r = _mm512_loadu_ps(t + i * NR + j) * to->alpha;
+      __m512 r = _mm512_loadu_ps(t + i * NR + j);
       if (to->half) {
         _mm256_mask_storeu_epi16((pl_bf16 *)to->c + i * to->ld + n + j, m,
                                  (__m256i)_mm512_cvtneps_pbh(r));
@@ -251,13 +251,20 @@ NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, i
     a += ks;
     b += NR;
   }
+  if (to->alpha != 1) {
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      acc[i][0] *= to->alpha;
+      acc[i][1] *= to->alpha;
+    }
+  }
   if (whole && to->half) {
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
 #pragma GCC unroll 2
       for (int j = 0; j < nv; j++) {
         _mm256_storeu_si256((__m256i *)((pl_bf16 *)to->c + i * to->ld + n + j * LANES),
-                            (__m256i)_mm512_cvtneps_pbh(acc[i][j] * to->alpha));
+                            (__m256i)_mm512_cvtneps_pbh(acc[i][j]));
       }
     }
   } else if (whole) {
@@ -266,7 +273,7 @@ NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, i
 #pragma GCC unroll 2
       for (int j = 0; j < nv; j++) {
         float *p = to->c + i * to->ld + n + j * LANES;
-        __m512 r = acc[i][j] * to->alpha;
+        __m512 r = acc[i][j];
         if (to->beta != 0) {
           r += _mm512_loadu_ps(p) * to->beta;
         }
@@ -313,8 +320,8 @@ NATIVE_INLINE void some_rows(int mr, const int nv, int64_t kp, const char *a, in
 }
 #undef CASE
 
-NATIVE_INLINE void sweep(int mr, int64_t kp, const char *a, int64_t rs, const int64_t ks, int64_t nb,
-                         const uint32_t *b, int64_t step, const target *to) {
+NATIVE_INLINE void sweep(int mr, int64_t kp, const char *a, int64_t rs, const int64_t ks,
+                         int64_t nb, const uint32_t *b, int64_t step, const target *to) {
   const int64_t panels = ceil_div(nb, NR);
   for (int64_t n = 0; n < nb; n += NR) {
     for (int64_t i = n / NR; to->next && i < mr; i += panels) { /* a share of it with each panel */
