@@ -262,13 +262,13 @@ static pl_status rms_norm_backward(pl_ctx *c, const pl_node *n, pl_tensor *const
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
     st = pl_tensor_zeros(c, d, 1, n->in[1]->shape, &gin[1]);
-    scratch = pl_alloc(c, (size_t)pl_rms_norm_back_scratch_f64(N, C) * pl_dtypes[d].size);
+    scratch = pl_alloc(c, (size_t)pl_norm_back_scratch_f64(N, C) * pl_dtypes[d].size);
     st = st == PL_OK && scratch == NULL ? PL_ENOMEM : st;
   }
   if (st == PL_OK) {
 #define RUN(T, S)                                                                                \
   pl_rms_norm_back_##S(N, C, P(T, t[0]), P(T, t[1]), P(T, n->saved[0]), P(T, gout[0]), \
-                       P(T, gin[0]), P(T, gin[1]), (T *)scratch)
+                       false, P(T, gin[0]), P(T, gin[1]), (T *)scratch)
     BOTH(d)
 #undef RUN
   }
@@ -341,7 +341,7 @@ static pl_status rope_run(pl_ctx *c, const pl_tensor *from, const pl_tensor *pos
   int64_t H = a->i[0];
   PL_TRY(pl_tensor_like(c, from, y));
 #define RUN(T, S)                                                                           \
-  pl_rope_##S(from->shape[0], H, from->shape[1] / H, P(T, from), pl_i32(pos), (T)a->f[0], \
+  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from), pl_i32(pos), (T)a->f[0], \
               inverse, P(T, *y))
   BOTH(d)
 #undef RUN

@@ -1,7 +1,5 @@
 /* Biases: added to rows, their gradient summed over rows; and the residual stream's
  * copy, which takes a bias along. */
-#include "kernels/bias.h"
-
 #include "kernels/impl.h"
 
 enum {
