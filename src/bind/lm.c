@@ -127,6 +127,12 @@ static int decoder_close(lua_State *L) {
   return 0;
 }
 
+/* d:checkpoint(on): does backward compute each layer again instead of keeping its activations? */
+static int decoder_checkpoint(lua_State *L) {
+  check_decoder(L, 1)->checkpoint = lua_toboolean(L, 2);
+  return 0;
+}
+
 static int decoder_tostring(lua_State *L) {
   pl_decoder **box = luaL_checkudata(L, 1, DECODER_NAME);
   if (*box == NULL) {
@@ -616,8 +622,8 @@ static void new_class(lua_State *L, const char *name, const luaL_Reg *meta,
 int pl_open_lm(lua_State *L) {
   const luaL_Reg decoder_meta[] = {{"__gc", decoder_close}, {"__close", decoder_close},
                                    {"__tostring", decoder_tostring}, {NULL, NULL}};
-  const luaL_Reg decoder_methods[] = {{"score", decoder_score}, {"close", decoder_close},
-                                      {NULL, NULL}};
+  const luaL_Reg decoder_methods[] = {{"score", decoder_score}, {"checkpoint", decoder_checkpoint},
+                                      {"close", decoder_close}, {NULL, NULL}};
   const luaL_Reg generator_meta[] = {{"__gc", generator_close}, {"__close", generator_close},
                                      {NULL, NULL}};
   const luaL_Reg generator_methods[] = {

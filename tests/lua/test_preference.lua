@@ -43,6 +43,18 @@ for _, case in ipairs(golden.dpo) do
   end)
 end
 
+-- PyTorch's curve is f32; the first loss is ln 2 only where the reference is read in bf16 too
+T.test("dpo_in_bf16_follows_the_f32_curve", function()
+  for _, case in ipairs(golden.dpo) do
+    local m = pl.train.preference(tiny, pairs4, with(golden_options(case, 4), { bf16 = true }))
+    local loss = column(m.history, "loss")
+    T.near(loss, case.loss, 2e-2)
+    T.near(loss[1], math.log(2), 1e-6)
+    T.eq(m.history[1]["rewards/margins"], 0.0)
+    T.ok(m.history[1]["logps/chosen"] ~= pl.train.preference(tiny, pairs4, golden_options(case, 4)).history[1]["logps/chosen"])
+  end
+end)
+
 T.test("dpo_ten_steps_as_pytorch_on_stories260K", function()
   local dir = T.need_shared() .. "/data/models/stories260K"
   local g = assert(pl.json.read "tests/golden/train/stories.json")
