@@ -211,6 +211,9 @@ static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_dt
 
 pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
                     pl_tensor *lse) {
+  if (h->parent != NULL) {
+    return pl_attend_family(c, h, qkv, y, lse);
+  }
   const int64_t S_ = h->seq->shape[0] - 1;
   const pl_dtype d = lse->dtype;
   pl_tensor *t[4] = {NULL};
@@ -232,6 +235,9 @@ pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tenso
 
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv) {
+  if (h->parent != NULL) {
+    return pl_attend_back_family(c, h, qkv, y, lse, gy, gqkv);
+  }
   const int64_t S_ = h->seq->shape[0] - 1;
   const pl_dtype d = lse->dtype;
   pl_tensor *t[5] = {NULL};

@@ -151,9 +151,9 @@ T.test("preference_reference_is_read_once_and_only_if_needed", function()
   local calls = 0
   local m = tiny:clone()
   local plain = m.completion_sums
-  m.completion_sums = function(self, list)
+  m.completion_sums = function(self, ...)
     calls = calls + 1
-    return plain(self, list)
+    return plain(self, ...)
   end
   local no_reference = pl.train.preference(m, pairs4, { loss = "simpo", lr = 1e-4, epochs = 3, batch_size = 2 })
   T.eq(calls, 0)                                   -- the policy is a clone: its calls are not counted
@@ -242,7 +242,7 @@ T.test("preference_first_step_catches_another_reference", function()
   local m = tiny:clone()
   local other = tiny:clone()
   pl.no_grad(function() other:parameters()[1]:mul_(1.01) end)
-  m.completion_sums = function(_, list) return other:completion_sums(list) end    -- the reference is not the policy
+  m.completion_sums = function(_, ...) return other:completion_sums(...) end    -- the reference is not the policy
   T.raises(function() pl.train.preference(m, pairs4, { lr = 1e-4, max_steps = 1 }) end, "same model")
 end)
 

@@ -1,6 +1,6 @@
 --- Training on preferences: rows {prompt, chosen, rejected}, a loss by name or a Lua
 --- function of small tensors. Chosen and rejected go through the model in one forward
---- pass. The reference is the model as it came; its log-probabilities are computed once
+--- pass, as two branches of their prompt. The reference is the model as it came; its log-probabilities are computed once
 --- for all rows, when a loss first reads them, and never for a loss that does not.
 local losses = require "perilune.loss"
 local options = require "perilune.options"
@@ -131,13 +131,14 @@ local function n_tokens(t)
   return #t.ids - t.start + 1
 end
 
--- Log-probabilities [2B] of the pairs in `list`: first the chosen, then the rejected.
+-- Log-probabilities [B, 2] of the pairs in `list`: the chosen's and the rejected's. Their prompt is
+-- computed once.
 local function both(model, tokens, list)
-  local rows, n = {}, #list
+  local rows = {}
   for k, i in ipairs(list) do
-    rows[k], rows[n + k] = tokens.chosen[i], tokens.rejected[i]
+    rows[2 * k - 1], rows[2 * k] = tokens.chosen[i], tokens.rejected[i]
   end
-  return (model:completion_sums(rows))
+  return (model:completion_sums(rows, true)):reshape(#list, 2)
 end
 
 ---@class perilune.ReferenceStore
@@ -153,9 +154,8 @@ local function reference_of(model, tokens, batches)
   end
   pl.no_grad(function()
     for _, list in ipairs(batches) do
-      local sums, n = both(model, tokens, list):tolist(), #list
-      for k, i in ipairs(list) do
-        store.chosen[i], store.rejected[i] = sums[k], sums[n + k]
+      for k, sums in ipairs(both(model, tokens, list):tolist()) do
+        store.chosen[list[k]], store.rejected[list[k]] = sums[1], sums[2]
       end
     end
   end)
@@ -326,8 +326,8 @@ function preference.make(spec)
   function task.micro(model, list, total, step)
     local sums, n = both(model, tokens, list), #list
     local p = pairs_of.new {
-      chosen_logps = sums:narrow(1, 1, n),
-      rejected_logps = sums:narrow(1, n + 1, n),
+      chosen_logps = sums:select(2, 1),
+      rejected_logps = sums:select(2, 2),
       chosen_tokens = counted(tokens.chosen, list),
       rejected_tokens = counted(tokens.rejected, list),
       ref_chosen_logps = function()
