@@ -134,14 +134,22 @@ end
 
 ---Summed log-probability of each row's tokens that count: [n], and how many those are: f32 [n].
 ---@param list table # what tokenize_rows returned
----@param pairs? boolean # rows 1 and 2, 3 and 4, ... begin alike: what they have in common is computed once
 ---@return any sums
 ---@return any n_tokens
-function Model:completion_sums(list, pairs)
-  local flat, row_of = self.decoder:score(list, false, SCORE_TOKENS, pairs)
+function Model:completion_sums(list)
+  local flat, row_of = self.decoder:score(list, false, SCORE_TOKENS)
   local counts = {}
   for i, row in ipairs(list) do counts[i] = #row.ids - row.start + 1 end
   return lm.group_sum(flat, row_of, #list), core.tensor.tensor(counts)
+end
+
+---The same sums of pairs of rows, 1 and 2, 3 and 4, ...: [n / 2, 2]. The prompt that two of them have in
+---common is computed once.
+---@param list table # what tokenize_rows returned
+---@return any sums
+function Model:pair_sums(list)
+  local flat, row_of = self.decoder:score(list, false, SCORE_TOKENS, true)
+  return lm.group_sum(flat, row_of, #list):reshape(#list // 2, 2)
 end
 
 ---Summed log-probability of each row's completion, its end token included: [n]. Differentiable.

@@ -31,7 +31,7 @@ local CASES = {
 -- Sums, and the gradients of a sum of them in which each row counts differently.
 local function run(model, rows, share)
   for _, p in ipairs(model:parameters()) do p.grad = nil end
-  local sums = model:completion_sums(rows, share)
+  local sums = share and model:pair_sums(rows):reshape(#rows) or model:completion_sums(rows)
   local weight = {}
   for i = 1, #rows do weight[i] = i % 2 == 1 and -1 - 0.1 * i or 0.7 + 0.05 * i end
   (sums * pl.tensor(weight)):sum():backward()
@@ -54,7 +54,7 @@ for _, case in ipairs(CASES) do
   T.test("pair_with_" .. case[1]:gsub(" ", "_"), function()
     local rows = { case[2], case[3] }
     check(tiny, rows, case[1], 2e-5)
-    local p = pl.profile(function() tiny:completion_sums(rows, true) end, { print = false })
+    local p = pl.profile(function() tiny:pair_sums(rows) end, { print = false })
     local read
     for _, r in ipairs(p.rows) do read = r.name == "embedding" and r.made // (4 * tiny.config.hidden_size) or read end
     T.eq(read, case[4] + 0.0)
@@ -93,13 +93,13 @@ end)
 T.test("pairs_in_bf16", function()
   local rows = all_rows()
   local exact = tiny:completion_sums(rows):tolist()
-  local half = pl.autocast("bf16", tiny.completion_sums, tiny, rows, true):tolist()
+  local half = pl.autocast("bf16", tiny.pair_sums, tiny, rows):reshape(#rows):tolist()
   for i, v in ipairs(exact) do T.near(half[i], v, 0.02 * math.abs(v)) end
 end)
 
 T.test("pairs_refuse_what_is_none", function()
   local rows = all_rows()
-  T.raises(function() tiny:completion_sums({ rows[1] }, true) end, "pairs of rows")
+  T.raises(function() tiny:pair_sums { rows[1] } end, "pairs of rows")
   T.raises(function() tiny.decoder:score(rows, true, 100, true) end, "pairs of rows")
 end)
 
