@@ -66,13 +66,6 @@ pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tenso
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv);
 
-/* The same two where there are parents. */
-pl_status pl_attend_family(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
-                           pl_tensor *lse);
-pl_status pl_attend_back_family(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv,
-                                const pl_tensor *y, const pl_tensor *lse, const pl_tensor *gy,
-                                pl_tensor *gqkv);
-
 /* y = silu(gate) up, or gelu(up) where gate is NULL: all activations */
 void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y);
 void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tensor *gy,

@@ -2,7 +2,6 @@
  * Checks of shapes and ids are here; the arithmetic is in kernels/, and the
  * twins call kernels/ref.h. Attention and the head are in ops_attention.c and ops_logprob.c. */
 #include "autograd/block.h"
-#include "base/profile.h"
 #include "kernels/kernels.h"
 #include "kernels/ref.h"
 
@@ -18,11 +17,9 @@ static pl_status linear_check(pl_ctx *c, pl_tensor *const *in) {
 }
 
 /* Under autocast products of f32 take bf16; f64 is left alone. Recorded in i[0]. */
-static void linear_product(pl_ctx *c, bool half, bool ta, bool tb, const pl_tensor *a,
-                           const pl_tensor *b, pl_tensor *y) {
+static void linear_product(bool half, bool ta, bool tb, const pl_tensor *a, const pl_tensor *b,
+                           pl_tensor *y) {
   const mat to = pl_whole(y);
-  const int64_t sums = ta ? rows_of(a) : width(a);
-  pl_profile_work(c, 2.0 * (double)pl_numel(y) * (double)sums, 0);
   if (half) {
     pl_product_half(ta, tb, pl_whole(a), pl_whole(b), PL_SET, to);
   } else {
@@ -42,7 +39,7 @@ static pl_status linear_forward(pl_ctx *c, pl_call *k) {
   k->n_out = 1;
   pl_status st = pl_tensor_new(c, d, t[0]->ndim, shape, &k->out[0]);
   if (st == PL_OK) {
-    linear_product(c, k->args.i[0], false, true, t[0], t[1], k->out[0]);
+    linear_product(k->args.i[0], false, true, t[0], t[1], k->out[0]);
   }
   /* each input is kept only for the other's gradient */
   k->drop_in = (k->in[1]->requires_grad ? 0U : 1U) | (k->in[0]->requires_grad ? 0U : 2U);
@@ -59,13 +56,13 @@ static pl_status linear_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *
   if (pl_node_needs(n, 0)) {
     st = pl_tensor_new(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
     if (st == PL_OK) {
-      linear_product(c, n->args.i[0], false, false, gout[0], t[1], gin[0]);
+      linear_product(n->args.i[0], false, false, gout[0], t[1], gin[0]);
     }
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
     st = pl_tensor_new(c, d, 2, n->in[1]->shape, &gin[1]);
     if (st == PL_OK) {
-      linear_product(c, n->args.i[0], true, false, gout[0], t[0], gin[1]);
+      linear_product(n->args.i[0], true, false, gout[0], t[0], gin[1]);
     }
   }
   drop(t, 2);
@@ -340,9 +337,9 @@ static pl_status rope_run(pl_ctx *c, const pl_tensor *from, const pl_tensor *pos
   pl_dtype d = from->dtype;
   int64_t H = a->i[0];
   PL_TRY(pl_tensor_like(c, from, y));
-#define RUN(T, S)                                                                           \
-  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from), pl_i32(pos), (T)a->f[0], \
-              inverse, P(T, *y))
+#define RUN(T, S)                                                                      \
+  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from),       \
+              pl_i32(pos), (T)a->f[0], inverse, P(T, *y))
   BOTH(d)
 #undef RUN
   return PL_OK;
