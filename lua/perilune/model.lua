@@ -146,6 +146,15 @@ function Model:completion_sums(list)
   return lm.group_sum(flat, row_of, #list), core.tensor.tensor(counts)
 end
 
+---The same sums of pairs of rows, 1 and 2, 3 and 4, ...: [n / 2, 2]. The prompt that two of them have in
+---common is computed once.
+---@param list table # what tokenize_rows returned
+---@return any sums
+function Model:pair_sums(list)
+  local flat, row_of = self.decoder:score(list, false, SCORE_TOKENS, true)
+  return lm.group_sum(flat, row_of, #list):reshape(#list // 2, 2)
+end
+
 ---Summed log-probability of each row's completion, its end token included: [n]. Differentiable.
 ---@param data table
 ---@param opts? { max_length?: integer, truncation?: "error"|"cut" }
