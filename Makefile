@@ -53,7 +53,7 @@ ONCE_SRC   = $(filter-out $(SKIP),$(foreach d,$(filter-out kernels,$(DIRS)),$(wi
              $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
 TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
                $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
-ACT_SRC    = $(if $(filter kernels,$(DIRS)),src/kernels/logprob.c)
+ACT_SRC    = $(if $(filter kernels,$(DIRS)),$(addprefix src/kernels/,bias.c gates.c logprob.c norms.c rope.c))
 CORE_OBJ   = $(ONCE_SRC:src/%.c=$(BUILD)/%.o) \
              $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o) \
              $(ACT_SRC:src/%.c=$(BUILD)/%.bf16.o)

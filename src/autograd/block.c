@@ -1,10 +1,7 @@
 /* Kernels on whole tensors for the blocks of a decoder layer: see block.h. */
 #include "autograd/block.h"
 
-#include <assert.h>
-
-#include "kernels/bias.h"
-#include "kernels/half.h"
+#include "base/profile.h"
 #include "kernels/kernels.h"
 
 mat pl_whole(const pl_tensor *t) {
@@ -25,27 +22,43 @@ static pl_mat half_mat(mat m) {
   return (pl_mat){at(m), width(m.t), m.t->dtype == PL_BF16};
 }
 
+/* How many terms a sum has: the rows of a transposed a, else its columns. */
+static int64_t terms(bool ta, mat a) {
+  return ta ? rows_of(a.t) : a.cols;
+}
+
+/* The profile is the context's, which a tensor knows. */
+static void told(const pl_tensor *t, double flop) {
+  pl_profile_work(t->storage->ctx, flop, 0);
+}
+
+void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y) {
+  told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
+  pl_gemm_bf16(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, half_mat(a), half_mat(b), (float)how,
+               half_mat(y));
+}
+
 void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
-  const int64_t M = rows_of(y.t);
-  const int64_t K = ta ? rows_of(a.t) : a.cols;
-  if (y.t->dtype == PL_F64) {
-    pl_gemm_f64(ta, tb, M, y.cols, K, 1, at(a), width(a.t), at(b), width(b.t), how, at(y),
-                width(y.t));
-  } else if (y.t->dtype == PL_F32 && a.t->dtype == PL_F32 && b.t->dtype == PL_F32) {
-    pl_gemm_f32(ta, tb, M, y.cols, K, 1, at(a), width(a.t), at(b), width(b.t), (float)how, at(y),
-                width(y.t));
-  } else {
-    pl_gemm_bf16(ta, tb, M, y.cols, K, 1, half_mat(a), half_mat(b), (float)how, half_mat(y));
+  if (a.t->dtype == PL_BF16 || b.t->dtype == PL_BF16 || y.t->dtype == PL_BF16) {
+    pl_product_half(ta, tb, a, b, how, y);
+    return;
   }
+  told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
+#define RUN(T, S)                                                                              \
+  pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b),         \
+              width(b.t), (T)how, at(y), width(y.t))
+  BOTH(y.t->dtype)
+#undef RUN
 }
 
 /* ---- biases ------------------------------------------------------------------- */
 
 /* Calls the kernel for real numbers (double or float) and the storage of activations. */
-#define EACH(act_dtype, RUN)     \
-  switch (act_dtype) {           \
-    case PL_F64: RUN(double, double, f64); break; \
-    default: RUN(float, float, f32); break;       \
+#define EACH(act_dtype, RUN)                       \
+  switch (act_dtype) {                             \
+    case PL_F64: RUN(double, double, f64); break;  \
+    case PL_BF16: RUN(float, pl_bf16, bf16); break; \
+    default: RUN(float, float, f32); break;        \
   }
 
 void pl_bias(const pl_tensor *b, mat y) {
@@ -75,40 +88,54 @@ void pl_bias_back(mat g, pl_tensor *gb) {
 
 void pl_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps, pl_tensor *y,
              pl_tensor *mean, pl_tensor *rstd) {
-  (void)b;
-  (void)mean;
-#define RUN(T, A, S) \
-  pl_rms_norm_##S(rows_of(x), width(x), P(T, x), P(T, w), (T)eps, P(A, y), P(T, rstd))
-  EACH(y->dtype, RUN)
-#undef RUN
+  const int64_t N = rows_of(x);
+  const int64_t C = width(x);
+#define LAYER(T, A, S)                                                                     \
+  pl_layer_norm_##S(N, C, P(T, x), P(T, w), P(T, b), (T)eps, P(A, y), P(T, mean), P(T, rstd))
+#define RMS(T, A, S) pl_rms_norm_##S(N, C, P(T, x), P(T, w), (T)eps, P(A, y), P(T, rstd))
+  if (mean != NULL) {
+    EACH(y->dtype, LAYER)
+  } else {
+    EACH(y->dtype, RMS)
+  }
+#undef LAYER
+#undef RMS
 }
 
 pl_status pl_norm_back(pl_ctx *c, const pl_tensor *x, const pl_tensor *w, const pl_tensor *mean,
                        const pl_tensor *rstd, const pl_tensor *gy, pl_tensor *gx, pl_tensor *gw,
                        pl_tensor *gb) {
-  (void)mean;
-  (void)gb;
   const int64_t N = rows_of(x);
   const int64_t C = width(x);
   void *scratch = NULL;
-  if (gw != NULL) {
-    PL_TRY(pl_fill(gw, 0));
-    scratch = pl_alloc(c, (size_t)pl_rms_norm_back_scratch_f64(N, C) * pl_dtypes[x->dtype].size);
+  if (gw != NULL || gb != NULL) {
+    scratch = pl_alloc(c, (size_t)pl_norm_back_scratch_f64(N, C) * pl_dtypes[x->dtype].size);
     if (scratch == NULL) {
       return PL_ENOMEM;
     }
   }
-  pl_tensor *g = NULL;
-  pl_status st = gx != NULL ? pl_tensor_like(c, gx, &g) : PL_OK;
-  if (st == PL_OK) {
-#define RUN(T, S)                                                                          \
-  pl_rms_norm_back_##S(N, C, P(T, x), P(T, w), P(T, rstd), P(T, gy), P(T, g), P(T, gw), \
-                       (T *)scratch)
-    BOTH(x->dtype)
-#undef RUN
-    st = g != NULL ? pl_raw_add_into(c, gx, g) : PL_OK;
+  pl_status st = gw != NULL ? pl_fill(gw, 0) : PL_OK;
+  if (st == PL_OK && gb != NULL) {
+    st = pl_fill(gb, 0);
   }
-  pl_tensor_unref(g);
+#define LAYER(T, S)                                                                             \
+  pl_layer_norm_back_##S(N, C, P(T, x), P(T, w), P(T, mean), P(T, rstd), P(T, gy), true,        \
+                         P(T, gx), P(T, gw), P(T, gb), (T *)scratch)
+#define RMS(T, S)                                                                               \
+  pl_rms_norm_back_##S(N, C, P(T, x), P(T, w), P(T, rstd), P(T, gy), true, P(T, gx), P(T, gw), \
+                       (T *)scratch)
+#define RUN(T, S)    \
+  if (mean != NULL) { \
+    LAYER(T, S);     \
+  } else {           \
+    RMS(T, S);       \
+  }
+  if (st == PL_OK) {
+    BOTH(x->dtype)
+  }
+#undef LAYER
+#undef RMS
+#undef RUN
   pl_free(c, scratch);
   return st;
 }
@@ -165,61 +192,88 @@ void pl_rotate(const pl_heads *h, bool inverse, pl_tensor *qkv) {
   if (h->theta == 0) {
     return;
   }
-  const int64_t ld = width(qkv);
-  for (int64_t n = 0; n < rows_of(qkv); n++) {
-#define RUN(T, S)                                                                             \
-  pl_rope_##S(1, h->H + h->K, h->D, P(T, qkv) + n * ld, pl_i32(h->pos) + n, (T)h->theta, \
-              inverse, P(T, qkv) + n * ld)
-    BOTH(qkv->dtype)
+#define RUN(T, A, S)                                                                            \
+  pl_rope_##S(rows_of(qkv), h->H + h->K, h->D, width(qkv), P(A, qkv), pl_i32(h->pos), (T)h->theta, \
+              inverse, P(A, qkv))
+  EACH(qkv->dtype, RUN)
 #undef RUN
-  }
 }
 
-static pl_status part(pl_ctx *c, mat m, pl_tensor **out) {
+/* One of q, k, v alone, as reals. */
+static pl_status part(pl_ctx *c, mat m, pl_dtype real, pl_tensor **out) {
   pl_tensor *v;
   PL_TRY(pl_tensor_view(c, m.t, 2, PL_SHAPE(rows_of(m.t), m.cols), m.t->stride,
                         m.t->offset + m.from, &v));
-  pl_status st = pl_tensor_contiguous(c, v, out);
+  pl_status st = pl_dense(c, v, real, out);
   pl_tensor_unref(v);
   return st;
 }
 
-static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor **t) {
-  PL_TRY(part(c, pl_queries(h, qkv), &t[0]));
-  PL_TRY(part(c, pl_keys(h, qkv), &t[1]));
-  return part(c, pl_values(h, qkv), &t[2]);
+static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_dtype real,
+                       pl_tensor **t) {
+  PL_TRY(part(c, pl_queries(h, qkv), real, &t[0]));
+  PL_TRY(part(c, pl_keys(h, qkv), real, &t[1]));
+  return part(c, pl_values(h, qkv), real, &t[2]);
+}
+
+/* Of q k^T and of weights times v: half the square of each sequence, all of its parent. */
+static double attention_flop(const pl_heads *h) {
+  const int32_t *seq = pl_i32(h->seq);
+  const int32_t *parent = h->parent != NULL ? pl_i32(h->parent) : NULL;
+  double pairs = 0;
+  for (int64_t s = 0; s + 1 < h->seq->shape[0]; s++) {
+    const double n = seq[s + 1] - seq[s];
+    const int32_t p = parent != NULL ? parent[s] : -1;
+    const double before = p >= 0 ? seq[p + 1] - seq[p] : 0;
+    pairs += n * (before + (n + 1) / 2);
+  }
+  return 4 * pairs * (double)(h->H * h->D);
 }
 
 pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
                     pl_tensor *lse) {
+  told(y, attention_flop(h));
   const int64_t S_ = h->seq->shape[0] - 1;
-  pl_tensor *t[3] = {NULL};
-  pl_status st = parts(c, h, qkv, t);
+  const pl_dtype d = lse->dtype;
+  pl_tensor *t[4] = {NULL};
+  pl_status st = parts(c, h, qkv, d, t);
+  if (st == PL_OK) {
+    st = pl_tensor_new(c, d, 2, y->shape, &t[3]);
+  }
   if (st == PL_OK) {
 #define RUN(T, S)                                                                             \
   pl_attention_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                   P(T, y), P(T, lse))
-    BOTH(qkv->dtype)
+                   P(T, t[3]), P(T, lse))
+    BOTH(d)
 #undef RUN
+    st = pl_tensor_copy(c, y, t[3]);
   }
-  drop(t, 3);
+  drop(t, 4);
   return st;
 }
 
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv) {
+  told(y, 2 * attention_flop(h));
   const int64_t S_ = h->seq->shape[0] - 1;
-  pl_tensor *t[3] = {NULL};
+  const pl_dtype d = lse->dtype;
+  pl_tensor *t[5] = {NULL};
   pl_tensor *g[3] = {NULL};
-  pl_status st = parts(c, h, qkv, t);
+  pl_status st = parts(c, h, qkv, d, t);
+  if (st == PL_OK) {
+    st = pl_as_dtype(c, y, d, &t[3]);
+  }
+  if (st == PL_OK) {
+    st = pl_as_dtype(c, gy, d, &t[4]);
+  }
   for (int j = 0; j < 3 && st == PL_OK; j++) {
     st = pl_tensor_like(c, t[j], &g[j]);
   }
   if (st == PL_OK) {
 #define RUN(T, S)                                                                                  \
   pl_attention_back_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                        P(T, y), P(T, lse), P(T, gy), P(T, g[0]), P(T, g[1]), P(T, g[2]))
-    BOTH(qkv->dtype)
+                        P(T, t[3]), P(T, lse), P(T, t[4]), P(T, g[0]), P(T, g[1]), P(T, g[2]))
+    BOTH(d)
 #undef RUN
   }
   mat to[3] = {pl_queries(h, gqkv), pl_keys(h, gqkv), pl_values(h, gqkv)};
@@ -231,7 +285,7 @@ pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, con
       pl_tensor_unref(v);
     }
   }
-  drop(t, 3);
+  drop(t, 5);
   drop(g, 3);
   return st;
 }
@@ -239,17 +293,29 @@ pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, con
 /* ---- the activation function --------------------------------------------------- */
 
 void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y) {
-#define RUN(T, A, S) pl_silu_mul_##S(pl_numel(up), P(A, gate), P(A, up), P(A, y))
-  EACH(up->dtype, RUN)
-#undef RUN
+#define GELU(T, A, S) pl_gelu_##S(pl_numel(up), P(A, up), P(A, y))
+#define SILU(T, A, S) pl_silu_mul_##S(pl_numel(up), P(A, gate), P(A, up), P(A, y))
+  if (gate == NULL) {
+    EACH(up->dtype, GELU)
+  } else {
+    EACH(up->dtype, SILU)
+  }
+#undef GELU
+#undef SILU
 }
 
 void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tensor *gy,
                       pl_tensor *ggate, pl_tensor *gup) {
-#define RUN(T, A, S) \
+#define GELU(T, A, S) pl_gelu_back_##S(pl_numel(up), P(A, up), P(A, gy), P(A, gup))
+#define SILU(T, A, S) \
   pl_silu_mul_back_##S(pl_numel(up), P(A, gate), P(A, up), P(A, gy), P(A, ggate), P(A, gup))
-  EACH(up->dtype, RUN)
-#undef RUN
+  if (gate == NULL) {
+    EACH(up->dtype, GELU)
+  } else {
+    EACH(up->dtype, SILU)
+  }
+#undef GELU
+#undef SILU
 }
 
 /* ---- tensors ------------------------------------------------------------------- */

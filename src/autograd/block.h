@@ -2,7 +2,7 @@
  * and attention of whole tensors. Each function looks at the dtypes of what it is
  * given and runs the kernel for them: f64, f32, or bf16 activations beside f32
  * weights. Nothing here allocates what it returns; nothing is recorded.
- * Not for use outside ops_*_block.c. */
+ * Not for use outside autograd/. */
 #ifndef PL_AUTOGRAD_BLOCK_H
 #define PL_AUTOGRAD_BLOCK_H
 #include "autograd/oplm.h"
@@ -20,6 +20,8 @@ mat pl_columns(const pl_tensor *t, int64_t from, int64_t cols);
  * among them all are taken as bf16 and summed in f32; a bf16 y cannot be added to. */
 enum { PL_SET, PL_ADD };
 void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y);
+/* the same, in bf16 whatever they are (f64 excepted) */
+void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y);
 
 /* y += b, to each row; b may be NULL */
 void pl_bias(const pl_tensor *b, mat y);

@@ -293,6 +293,13 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
       PL_TRY(inputs(c, d, 41, true, &(shape){7, 5, 2, 1, 4, .theta = 1000}, k));
       k->args.i[CHECKPOINT] = 1;
       return ints(c, INTS(0, 4, 7), &k->in[SEQ]);
+    case 3: /* LayerNorm, biases, no rotation */
+      PL_TRY(inputs(c, d, 61, false, &(shape){7, 6, 2, 2, 3, .layer = true, .bias = true}, k));
+      return ints(c, INTS(0, 2, 7), &k->in[SEQ]);
+    case 4:
+      PL_TRY(inputs(c, d, 81, true, &(shape){5, 35, 2, 1, 2, .layer = true, .bias = true}, k));
+      k->args.i[CHECKPOINT] = 1;
+      return ints(c, INTS(0, 5), &k->in[SEQ]);
     default:
       return pl_no_more(c);
   }

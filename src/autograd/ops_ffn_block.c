@@ -199,7 +199,11 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
     bool gate, layer, bias, gaps, checkpoint;
   } rows[] = {{5, 4, 7, .gate = true},
               {1, 3, 2, .gate = true},
-              {6, 5, 3, .gate = true, .gaps = true, .checkpoint = true}};
+              {6, 5, 3, .gate = true, .gaps = true, .checkpoint = true},
+              {7, 9, 5, .layer = true, .bias = true},
+              {2, 35, 3, .layer = true, .bias = true, .gaps = true, .checkpoint = true},
+              {3, 4, 5, .gate = true, .layer = true},
+              {0, 4, 5, .gate = true}};
   if (which >= (int)(sizeof rows / sizeof *rows)) {
     return pl_no_more(c);
   }

@@ -1,12 +1,6 @@
 /* Biases: added to rows, their gradient summed over rows; and the residual stream's
  * copy, which takes a bias along. */
-#include "kernels/bias.h"
-
 #include "kernels/impl.h"
-
-typedef real act;
-#define of_act(x) (x)
-#define to_act(x) (x)
 
 enum {
   GRAIN = 16384, /* elements in a block */
@@ -27,7 +21,7 @@ PL_VARIANTS(void, add_block, (void *arg, int64_t block), (arg, block)) {
   for (int64_t n = block * j->rows; n < end; n++) {
     act *restrict y = j->y + n * j->ld;
     for (int64_t c = 0; c < j->C; c++) {
-      y[c] = to_act(of_act(y[c]) + j->b[c]);
+      y[c] = act_of(act_real(y[c]) + j->b[c]);
     }
   }
 }
@@ -45,7 +39,7 @@ PL_VARIANTS(void, sum_block, (void *arg, int64_t block), (arg, block)) {
   for (int64_t n = 0; n < j->N; n++) {
     const act *g = j->g + n * j->ld + c0;
     for (int64_t c = 0; c < w; c++) {
-      sum[c] += of_act(g[c]);
+      sum[c] += act_real(g[c]);
     }
   }
   memcpy(j->out + c0, sum, (size_t)w * sizeof *sum);
