@@ -53,7 +53,8 @@ ONCE_SRC   = $(filter-out $(SKIP),$(foreach d,$(filter-out kernels,$(DIRS)),$(wi
              $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
 TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
                $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
-ACT_SRC    = $(if $(filter kernels,$(DIRS)),$(addprefix src/kernels/,bias.c gates.c logprob.c norms.c rope.c))
+ACT_SRC    = $(if $(filter kernels,$(DIRS)),$(addprefix src/kernels/,\
+               attention.c bias.c gates.c logprob.c norms.c rope.c))
 CORE_OBJ   = $(ONCE_SRC:src/%.c=$(BUILD)/%.o) \
              $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o) \
              $(ACT_SRC:src/%.c=$(BUILD)/%.bf16.o)
@@ -90,6 +91,7 @@ COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(PKG_CFLAGS) -MMD -MP
 # Written in vector types already: -O3 unrolls it for 90 s and makes it no faster.
 ifeq ($(SANITIZE),)
 $(BUILD)/kernels/gemm.%.o: CFLAGS += -O2
+$(BUILD)/kernels/attention.%.o: CFLAGS += -O2 -ftree-vectorize -fvect-cost-model=dynamic
 endif
 $(BUILD)/host/%.o: FLAGS += $(HOST_FLAGS)
 # The peak is that of fused multiply-adds; -std=c11 alone would part them.

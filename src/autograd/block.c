@@ -217,23 +217,6 @@ void pl_rotate(const pl_heads *h, bool inverse, pl_tensor *qkv) {
   end(qkv);
 }
 
-/* One of q, k, v alone, as reals. */
-static pl_status part(pl_ctx *c, mat m, pl_dtype real, pl_tensor **out) {
-  pl_tensor *v;
-  PL_TRY(pl_tensor_view(c, m.t, 2, PL_SHAPE(rows_of(m.t), m.cols), m.t->stride,
-                        m.t->offset + m.from, &v));
-  pl_status st = pl_dense(c, v, real, out);
-  pl_tensor_unref(v);
-  return st;
-}
-
-static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_dtype real,
-                       pl_tensor **t) {
-  PL_TRY(part(c, pl_queries(h, qkv), real, &t[0]));
-  PL_TRY(part(c, pl_keys(h, qkv), real, &t[1]));
-  return part(c, pl_values(h, qkv), real, &t[2]);
-}
-
 /* Of q k^T and of weights times v: half the square of each sequence, all of its parent. */
 static double attention_flop(const pl_heads *h) {
   const int32_t *seq = pl_i32(h->seq);
@@ -248,64 +231,45 @@ static double attention_flop(const pl_heads *h) {
   return 4 * pairs * (double)(h->H * h->D);
 }
 
+static pl_sequences sequences(const pl_heads *h) {
+  return (pl_sequences){.S = h->seq->shape[0] - 1, .seq = pl_i32(h->seq),
+                        .parent = h->parent != NULL ? pl_i32(h->parent) : NULL,
+                        .window = h->window};
+}
+
+/* Where m begins, and how far its rows are apart. */
+#define M(A, m) P(A, (m).t) + (m).from, width((m).t)
+
 pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
                     pl_tensor *lse) {
   told(y, attention_flop(h));
-  const int64_t S_ = h->seq->shape[0] - 1;
-  const pl_dtype d = lse->dtype;
-  pl_tensor *t[4] = {NULL};
-  pl_status st = parts(c, h, qkv, d, t);
-  if (st == PL_OK) {
-    st = pl_tensor_new(c, d, 2, y->shape, &t[3]);
-  }
-  if (st == PL_OK) {
-#define RUN(T, S)                                                                             \
-  pl_attention_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                   P(T, t[3]), P(T, lse))
-    BOTH(d)
+  const pl_sequences s = sequences(h);
+  void *scratch;
+  PL_TRY(attention_scratch(c, &s, h->D, false, lse->dtype, &scratch));
+#define RUN(T, A, S)                                                                            \
+  pl_attention_##S(&s, h->H, h->K, h->D, M(A, pl_queries(h, qkv)), M(A, pl_keys(h, qkv)),        \
+                   M(A, pl_values(h, qkv)), P(A, y), P(T, lse), (T *)scratch)
+  EACH(qkv->dtype, RUN)
 #undef RUN
-    st = pl_tensor_copy(c, y, t[3]);
-  }
-  drop(t, 4);
-  return st;
+  pl_free(c, scratch);
+  return PL_OK;
 }
 
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv) {
   told(y, 2 * attention_flop(h));
-  const int64_t S_ = h->seq->shape[0] - 1;
-  const pl_dtype d = lse->dtype;
-  pl_tensor *t[5] = {NULL};
-  pl_tensor *g[3] = {NULL};
-  pl_status st = parts(c, h, qkv, d, t);
-  if (st == PL_OK) {
-    st = pl_as_dtype(c, y, d, &t[3]);
-  }
-  if (st == PL_OK) {
-    st = pl_as_dtype(c, gy, d, &t[4]);
-  }
-  for (int j = 0; j < 3 && st == PL_OK; j++) {
-    st = pl_tensor_like(c, t[j], &g[j]);
-  }
-  if (st == PL_OK) {
-#define RUN(T, S)                                                                                  \
-  pl_attention_back_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                        P(T, t[3]), P(T, lse), P(T, t[4]), P(T, g[0]), P(T, g[1]), P(T, g[2]))
-    BOTH(d)
+  const pl_sequences s = sequences(h);
+  void *scratch;
+  PL_TRY(attention_scratch(c, &s, h->D, true, lse->dtype, &scratch));
+#define RUN(T, A, S)                                                                             \
+  pl_attention_back_##S(&s, h->H, h->K, h->D, M(A, pl_queries(h, qkv)), M(A, pl_keys(h, qkv)),    \
+                        M(A, pl_values(h, qkv)), P(A, y), P(T, lse), P(A, gy),                    \
+                        M(A, pl_queries(h, gqkv)), M(A, pl_keys(h, gqkv)),                        \
+                        M(A, pl_values(h, gqkv)), (T *)scratch)
+  EACH(qkv->dtype, RUN)
 #undef RUN
-  }
-  mat to[3] = {pl_queries(h, gqkv), pl_keys(h, gqkv), pl_values(h, gqkv)};
-  for (int j = 0; j < 3 && st == PL_OK; j++) {
-    pl_tensor *v;
-    st = pl_tensor_view(c, gqkv, 2, g[j]->shape, gqkv->stride, gqkv->offset + to[j].from, &v);
-    if (st == PL_OK) {
-      st = pl_tensor_copy(c, v, g[j]);
-      pl_tensor_unref(v);
-    }
-  }
-  drop(t, 5);
-  drop(g, 3);
-  return st;
+  pl_free(c, scratch);
+  return PL_OK;
 }
 
 /* ---- the activation function --------------------------------------------------- */

@@ -157,6 +157,7 @@ extern const pl_op pl_op_add, pl_op_sub, pl_op_mul, pl_op_sum, pl_op_index_selec
 extern const pl_op pl_op_linear;        /* x [N,in], w [out,in] -> [N,out] */
 extern const pl_op pl_op_embedding;     /* w [V,C], ids i32 [N] -> [N,C] */
 extern const pl_op pl_op_rms_norm;      /* x [N,C], w [C]; f0 = eps */
+extern const pl_op pl_op_layer_norm;    /* x [N,C], w [C], b [C]?; f0 = eps */
 /* x [N,H*D], pos i32 [N]; i0 = H heads, f0 = theta; rotate-half */
 extern const pl_op pl_op_rope;
 /* q [N,H*D], k [N,K*D], v [N,K*D], seq i32 [S+1]; i0 = H, i1 = K; causal in each sequence */

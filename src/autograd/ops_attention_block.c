@@ -41,10 +41,13 @@ static pl_status parent_check(pl_ctx *c, const pl_tensor *parent, int64_t S) {
     return pl_fail(c, PL_EINVAL, "parent is %s, wanted [%lld], one entry a sequence",
                    pl_shape_str(parent, s), (long long)S);
   }
+  int64_t root = -1;
   for (int64_t s = 0; s < S; s++) {
-    if (p[s] != -1 && (p[s] < 0 || p[s] >= s || p[p[s]] != -1)) {
-      return pl_fail(c, PL_EINVAL, "parent of sequence %lld is %d; wanted -1 or an earlier "
-                     "sequence without a parent of its own", (long long)s + 1, p[s]);
+    root = p[s] == -1 ? s : root;
+    if (p[s] != -1 && p[s] != root) {
+      return pl_fail(c, PL_EINVAL, "parent of sequence %lld is %d; wanted -1, or the nearest "
+                     "sequence before it that has none: %lld", (long long)s + 1, p[s],
+                     (long long)root);
     }
   }
   return PL_OK;

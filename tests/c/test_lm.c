@@ -40,6 +40,57 @@ static pl_decoder *make_decoder(pl_ctx *c, const pl_lm_config *cfg) {
   return st == PL_OK ? d : NULL;
 }
 
+/* ---- configuration ---- */
+
+TEST(lm_weights_of_a_gpt2) {
+  pl_lm_config f = CFG;
+  f.kv_heads = f.heads;
+  f.head_dim = 5; /* odd is fine without rotation */
+  f.theta = 0;
+  f.norm = PL_NORM_LAYER;
+  f.act = PL_ACT_GELU_TANH;
+  f.learned_pos = f.attention_bias = f.mlp_bias = f.tied = true;
+  static const char *const names[] = {"embed", "pos_embed", "layers.0.norm1", "layers.0.norm1_b"};
+  const int64_t n = pl_decoder_n_weights(&f);
+  CHECK(n == 2 + 16 * f.n_layers + 2);
+  char name[48];
+  int nd;
+  int64_t shape[2];
+  for (int i = 0; i < 4; i++) {
+    pl_decoder_weight_info(&f, i, name, &nd, shape);
+    CHECK(strcmp(name, names[i]) == 0);
+  }
+  pl_decoder_weight_info(&f, 2 + 16 + 15, name, &nd, shape);
+  CHECK(strcmp(name, "layers.1.down_b") == 0 && nd == 1 && shape[0] == f.hidden);
+  pl_decoder_weight_info(&f, n - 1, name, &nd, shape);
+  CHECK(strcmp(name, "norm_b") == 0);
+  pl_decoder *d = make_decoder(ctx(), &f);
+  CHECK(d != NULL && d->head == d->embed && d->layers[1].down_b != NULL);
+  CHECK(d->layers[0].gate == NULL && d->pos_embed->shape[0] == f.context);
+  pl_decoder_free(ctx(), d);
+}
+
+TEST(lm_config_refusals) {
+  const struct { pl_lm_config f; const char *text; } bad[] = {
+      {{.head_dim = 5, .theta = 1}, "head size 5 is odd"},
+      {{.head_dim = 6, .theta = 0}, "rope theta 0"},
+      {{.head_dim = 6, .theta = 1, .mlp_bias = true}, "gated"},
+      {{.head_dim = 6, .theta = 1, .window = -1}, "window -1"},
+      {{.head_dim = 6, .theta = 1, .kv_heads = 3}, "cannot share 3"},
+      {{.head_dim = 6, .theta = 1, .ffn = -1}, "the feed-forward size is -1"}};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    pl_lm_config f = CFG;
+    f.head_dim = bad[i].f.head_dim;
+    f.theta = bad[i].f.theta;
+    f.mlp_bias = bad[i].f.mlp_bias;
+    f.window = bad[i].f.window;
+    f.kv_heads = bad[i].f.kv_heads != 0 ? bad[i].f.kv_heads : f.kv_heads;
+    f.ffn = bad[i].f.ffn != 0 ? bad[i].f.ffn : f.ffn;
+    CHECK(pl_lm_config_check(ctx(), &f) == PL_EINVAL);
+    CHECK(strstr(ctx()->err, bad[i].text) != NULL);
+  }
+}
+
 /* ---- row kernels ---- */
 
 TEST(lm_row_matmul) {
