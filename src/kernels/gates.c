@@ -6,26 +6,27 @@
 enum { GRAIN = 16384 }; /* elements in a block: about 10 microseconds of work */
 
 #if PL_IS_HALF
-/* 1 / (1 + e^-x) to 1 in 10^5, in half the time: bf16 keeps 1 in 500. NaN stays NaN. */
+/* 1 / (1 + e^-x) to 1 in 10^5, in half the time: bf16 keeps 1 in 500. NaN stays NaN. Limits are
+ * set to the exponent, an integer, which takes one instruction each. */
 PL_INLINE float sigmoid(float x) {
   const float magic = 12582912.0F; /* 1.5 * 2^23: its last bits are the nearest integer */
-  float t = x * -1.44269504F;
-  t = t > 126.0F ? 126.0F : t;
-  t = t < -126.0F ? -126.0F : t;
+  const float t = x * -1.44269504F;
   const float shifted = t + magic;
   const float f = t - (shifted - magic);
   int32_t n;
   memcpy(&n, &shifted, sizeof n);
-  float p = 9.6181291e-3F; /* 2^f on [-1/2, 1/2] */
+  n -= 0x4b400000; /* magic */
+  n = n < -126 ? -126 : n;
+  n = n > 126 ? 126 : n;
+  n = (int32_t)((uint32_t)(n + 127) << 23);
+  float power;
+  memcpy(&power, &n, sizeof power);
+  float p = 9.6181291e-3F; /* 2^f on [-1/2, 1/2], above 0 elsewhere */
   p = p * f + 5.5504109e-2F;
   p = p * f + 2.4022651e-1F;
   p = p * f + 6.9314718e-1F;
   p = p * f + 1.0F;
-  int32_t u;
-  memcpy(&u, &p, sizeof u);
-  u += (int32_t)((uint32_t)n << 23);
-  memcpy(&p, &u, sizeof p);
-  return x != x ? x : 1.0F / (1.0F + p);
+  return 1.0F / (1.0F + p * power);
 }
 #else
 #define sigmoid k_sigmoid
