@@ -601,7 +601,7 @@ static int isa(lua_State *L) {
   lua_pushstring(L, pl_isa_title(pl_isa_used()));
   lua_pushstring(L, pl_isa_key(pl_isa_used()));
   lua_newtable(L);
-  for (int i = PL_ISA_BASELINE; i <= PL_ISA_AVX512; i++) {
+  for (int i = PL_ISA_BASELINE; i <= PL_ISA_AVX512BF16; i++) {
     if (pl_isa_has((pl_isa)i)) {
       lua_pushstring(L, pl_isa_key((pl_isa)i));
       lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);

@@ -89,7 +89,7 @@ void K(gemm_small)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alph
                    int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
 #ifdef __x86_64__
   pl_isa isa = pl_isa_used();
-  if (isa == PL_ISA_AVX512) {
+  if (isa >= PL_ISA_AVX512) {
     product_avx512(ta, tb, M, N, Kn, alpha, A, lda, B, ldb, beta, C, ldc);
     return;
   }

@@ -8,7 +8,7 @@
 #define PL_KERNELS_ISA_H
 #include <stdbool.h>
 
-typedef enum pl_isa { PL_ISA_BASELINE, PL_ISA_AVX2, PL_ISA_AVX512 } pl_isa;
+typedef enum pl_isa { PL_ISA_BASELINE, PL_ISA_AVX2, PL_ISA_AVX512, PL_ISA_AVX512BF16 } pl_isa;
 
 /* Does this processor (and its system) have what the variant needs? */
 bool pl_isa_has(pl_isa isa);
@@ -29,6 +29,8 @@ const char *pl_isa_complaint(char out[160]);
 #ifdef __x86_64__
 #define PL_TARGET_AVX2 __attribute__((target("arch=x86-64-v3")))
 #define PL_TARGET_AVX512 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#define PL_TARGET_AVX512BF16 \
+  __attribute__((target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")))
 
 /* PL_VARIANTS(void, f, (int64_t n, real *x), (n, x)) { body } defines the static
  * function f, compiled for each instruction set. */
@@ -45,6 +47,7 @@ const char *pl_isa_complaint(char out[160]);
   }                                                            \
   static type name params {                                    \
     switch (pl_isa_used()) {                                   \
+      case PL_ISA_AVX512BF16:                                  \
       case PL_ISA_AVX512: return name##_avx512 args;           \
       case PL_ISA_AVX2: return name##_avx2 args;               \
       default: return name##_baseline args;                    \

@@ -46,8 +46,8 @@ double pl_fma_probe(int64_t rounds) {
   int lanes = 4;
 #ifdef __x86_64__
   pl_isa isa = pl_isa_used();
-  fn = isa == PL_ISA_AVX512 ? probe_avx512 : isa == PL_ISA_AVX2 ? probe_avx2 : probe_baseline;
-  lanes = isa == PL_ISA_AVX512 ? 16 : isa == PL_ISA_AVX2 ? 8 : 4;
+  fn = isa >= PL_ISA_AVX512 ? probe_avx512 : isa == PL_ISA_AVX2 ? probe_avx2 : probe_baseline;
+  lanes = isa >= PL_ISA_AVX512 ? 16 : isa == PL_ISA_AVX2 ? 8 : 4;
 #endif
   int blocks = pl_threads();
   pl_parallel(blocks, fn, &p);

@@ -20,6 +20,7 @@ static void with_isa(pl_isa isa, void (*body)(void)) {
   TEST(title##_baseline) { with_isa(PL_ISA_BASELINE, each_##title); }   \
   TEST(title##_avx2) { with_isa(PL_ISA_AVX2, each_##title); }           \
   TEST(title##_avx512) { with_isa(PL_ISA_AVX512, each_##title); }       \
+  TEST(title##_avx512bf16) { with_isa(PL_ISA_AVX512BF16, each_##title); } \
   static void each_##title(void)
 
 #endif
