@@ -45,13 +45,16 @@ else
   HOST_FLAGS = -DPL_LUA_DIR='"$(CURDIR)/lua"'
 endif
 
-# Kernels are compiled twice, for float and for double, except those named *_once.c.
+# Kernels are compiled twice, for float and for double, except those named *_once.c; those
+# of ACT_SRC, which read or write activations, once more for activations in bf16.
 ONCE_SRC   = $(foreach d,$(filter-out kernels,$(DIRS)),$(wildcard src/$(d)/*.c)) \
              $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
 TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
                $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
+ACT_SRC    = $(if $(filter kernels,$(DIRS)),src/kernels/logprob.c)
 CORE_OBJ   = $(ONCE_SRC:src/%.c=$(BUILD)/%.o) \
-             $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o)
+             $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o) \
+             $(ACT_SRC:src/%.c=$(BUILD)/%.bf16.o)
 SHELL_SRC  = $(wildcard src/bind/*.c src/host/*.c)
 SHELL_OBJ  = $(SHELL_SRC:src/%.c=$(BUILD)/%.o)
 LIB        = $(BUILD)/libperilune.a
@@ -109,6 +112,11 @@ $(BUILD)/%.f64.o: src/%.c Makefile | $(HASH)
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -ffp-contract=fast -Wno-psabi -DPL_REAL=double -DPL_SUFFIX=f64 -c $< -o $@
+
+$(BUILD)/%.bf16.o: src/%.c Makefile | $(HASH)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -ffp-contract=fast -Wno-psabi -DPL_REAL=float -DPL_SUFFIX=bf16 -c $< -o $@
 
 $(LIB): $(CORE_OBJ)
 	$(call say,AR,$@)

@@ -136,6 +136,10 @@ pl_status pl_inplace_check(pl_ctx *c, const char *name, const pl_tensor *t);
 void pl_node_ref(pl_node *n);
 void pl_node_unref(pl_node *n); /* iterative: a chain of 10^6 nodes is fine */
 bool pl_node_needs(const pl_node *n, int in); /* does input number `in` need a gradient? */
+/* For a backward whose gradient of a large input is mostly zeros: what was gathered so far for
+ * the leaf n->in[in], contiguous and of dtype d, to add into while gin[in] stays NULL. NULL
+ * where there is no such thing; then gin[in] is made as ever. */
+pl_tensor *pl_node_gathered(const pl_node *n, int in, pl_dtype d);
 
 /* dim in [-ndim, ndim) to [0, ndim); PL_EINVAL with the shape in the text. */
 pl_status pl_norm_dim(pl_ctx *c, const pl_tensor *t, int64_t dim, int *out);

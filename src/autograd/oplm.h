@@ -1,4 +1,4 @@
-/* What ops_lm.c and ops_head.c share: inputs made ready for the kernels, checks
+/* What ops_lm.c, ops_attention.c and ops_logprob.c share: inputs made ready for the kernels, checks
  * with their texts, and both precisions from one line. Not for use elsewhere. */
 #ifndef PL_AUTOGRAD_OPLM_H
 #define PL_AUTOGRAD_OPLM_H

@@ -1,6 +1,6 @@
 /* The row-wise rows of a decoder: linear, embedding, rms_norm, rope, silu_mul.
  * Checks of shapes and ids are here; the arithmetic is in kernels/, and the
- * twins call kernels/ref.h. Attention and the head are in ops_head.c. */
+ * twins call kernels/ref.h. Attention and the head are in ops_attention.c and ops_logprob.c. */
 #include "autograd/oplm.h"
 #include "kernels/kernels.h"
 #include "kernels/ref.h"
@@ -160,11 +160,17 @@ static pl_status embedding_backward(pl_ctx *c, const pl_node *n, pl_tensor *cons
   pl_dtype d = gout[0]->dtype;
   pl_tensor *ids;
   PL_TRY(pl_dense(c, n->in[1], PL_I32, &ids));
-  pl_status st = pl_tensor_zeros(c, d, 2, n->in[0]->shape, &gin[0]);
+  /* a tied weight has the head's gradient already: few of its rows change */
+  pl_tensor *to = pl_node_gathered(n, 0, d);
+  pl_status st = PL_OK;
+  if (to == NULL) {
+    st = pl_tensor_zeros(c, d, 2, n->in[0]->shape, &gin[0]);
+    to = gin[0];
+  }
   if (st == PL_OK) {
 #define RUN(T, S)                                                                    \
   pl_embedding_back_##S(pl_numel(ids), n->in[0]->shape[1], n->in[0]->shape[0], \
-                        pl_i32(ids), P(T, gout[0]), P(T, gin[0]))
+                        pl_i32(ids), P(T, gout[0]), P(T, to))
     BOTH(d)
 #undef RUN
   }

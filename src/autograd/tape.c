@@ -394,6 +394,16 @@ static pl_status gather_leaf(pl_ctx *c, pl_tensor *leaf, pl_tensor *g) {
   return st;
 }
 
+pl_tensor *pl_node_gathered(const pl_node *n, int in, pl_dtype d) {
+  pl_tensor *leaf = n->in[in];
+  pl_tensor *g = leaf->node == NULL ? leaf->grad : NULL;
+  if (g == NULL || g->dtype != d || !pl_contiguous(g)) {
+    return NULL;
+  }
+  g->storage->version++;
+  return g;
+}
+
 static pl_status send(pl_ctx *c, pl_tensor *to, pl_tensor *g) {
   assert(pl_same_shape(to, g));
   if (g->dtype != to->dtype) {

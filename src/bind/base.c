@@ -596,12 +596,20 @@ static int fma_probe(lua_State *L) {
   return 1;
 }
 
+/* bf16_probe(rounds) -> the same for products of bf16, 0 where no instruction does them. */
+static int bf16_probe(lua_State *L) {
+  lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
+  lua_pushnumber(L, pl_bf16_probe(n));
+  return 1;
+}
+
 /* isa() -> title of the kernels in use, their key, list of the keys this processor has */
 static int isa(lua_State *L) {
   lua_pushstring(L, pl_isa_title(pl_isa_used()));
   lua_pushstring(L, pl_isa_key(pl_isa_used()));
   lua_newtable(L);
-  for (int i = PL_ISA_BASELINE; i <= PL_ISA_AVX512BF16; i++) {
+  for (int i = PL_ISA_BASELINE; i < PL_ISA_COUNT; i++) {
     if (pl_isa_has((pl_isa)i)) {
       lua_pushstring(L, pl_isa_key((pl_isa)i));
       lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
@@ -703,6 +711,7 @@ static const luaL_Reg functions[] = {
     {"threads", threads},
     {"cpu_name", cpu_name},
     {"fma_probe", fma_probe},
+    {"bf16_probe", bf16_probe},
     {"isa", isa},
     {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},

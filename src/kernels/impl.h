@@ -2,7 +2,8 @@
  * few helpers on vectors. Included by the kernel files only.
  *
  * The Makefile compiles each kernel file with -DPL_REAL=float -DPL_SUFFIX=f32
- * and with double, f64; K(name) is pl_name_f32 or pl_name_f64. */
+ * and with double, f64; K(name) is pl_name_f32 or pl_name_f64. Those that read or
+ * write activations are compiled once more with float, bf16. */
 #ifndef PL_KERNELS_IMPL_H
 #define PL_KERNELS_IMPL_H
 #include <stdbool.h>
@@ -20,13 +21,39 @@
 
 #define PL_FLOAT_f32 1
 #define PL_FLOAT_f64 0
-#define PL_IS_FLOAT PL_CAT(PL_FLOAT, PL_SUFFIX) /* 1 in the float build, for #if */
+#define PL_FLOAT_bf16 1
+#define PL_IS_FLOAT PL_CAT(PL_FLOAT, PL_SUFFIX) /* 1 where reals are floats, for #if */
+#define PL_HALF_f32 0
+#define PL_HALF_f64 0
+#define PL_HALF_bf16 1
+#define PL_IS_HALF PL_CAT(PL_HALF, PL_SUFFIX) /* 1 where activations are bf16 */
 
 /* Vectors are passed between inlined functions only, so the note that their
  * calling convention depends on the instruction set does not matter here. */
 #pragma GCC diagnostic ignored "-Wpsabi"
 
-typedef PL_REAL real;
+typedef PL_REAL real; /* arithmetic, parameters, statistics */
+#if PL_IS_HALF
+typedef pl_bf16 act; /* activations in memory */
+
+PL_INLINE act act_of(real x) {
+  return pl_bf16_of(x);
+}
+
+PL_INLINE real act_real(act x) {
+  return pl_bf16_float(x);
+}
+#else
+typedef real act;
+
+PL_INLINE act act_of(real x) {
+  return x;
+}
+
+PL_INLINE real act_real(act x) {
+  return x;
+}
+#endif
 #if PL_IS_FLOAT
 #define PL_SQRT __builtin_sqrtf
 #else

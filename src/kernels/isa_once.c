@@ -8,23 +8,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COUNT = PL_ISA_AVX512BF16 + 1, NOT_YET = -1 };
+enum { COUNT = PL_ISA_COUNT, NOT_YET = -1 };
 
 static const struct {
   const char *key, *title;
 } names[COUNT] = {{"baseline", "plain C"},
                    {"avx2", "AVX2 and FMA (x86-64-v3)"},
                    {"avx512", "AVX-512 (x86-64-v4)"},
-                   {"avx512bf16", "AVX-512 with bf16 products"}};
+                   {"avx512bf16", "AVX-512 with bf16 (x86-64-v4, avx512bf16)"}};
 
 bool pl_isa_has(pl_isa isa) {
 #ifdef __x86_64__
   /* the levels of the x86-64 psABI, which are the targets of the variants */
-  return isa == PL_ISA_AVX512BF16
-             ? __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")
-         : isa == PL_ISA_AVX512 ? __builtin_cpu_supports("x86-64-v4") != 0
-         : isa == PL_ISA_AVX2 ? __builtin_cpu_supports("x86-64-v3") != 0
-                              : isa == PL_ISA_BASELINE;
+  switch (isa) {
+    case PL_ISA_BASELINE: return true;
+    case PL_ISA_AVX2: return __builtin_cpu_supports("x86-64-v3") != 0;
+    case PL_ISA_AVX512: return __builtin_cpu_supports("x86-64-v4") != 0;
+    case PL_ISA_AVX512BF16:
+      return pl_isa_has(PL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16") != 0;
+    default: return false;
+  }
 #else
   return isa == PL_ISA_BASELINE;
 #endif
@@ -90,7 +93,8 @@ const char *pl_isa_complaint(char out[160]) {
   }
   int isa = by_key(key);
   if (isa == COUNT) {
-    snprintf(out, 160, "PERILUNE_ISA is \"%.40s\", wanted baseline, avx2, avx512 or avx512bf16", key);
+    snprintf(out, 160, "PERILUNE_ISA is \"%.40s\", wanted baseline, avx2, avx512 or avx512bf16",
+             key);
     return out;
   }
   if (!pl_isa_has((pl_isa)isa)) {

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/half.h"
+
 #define PL_DECLARE_KERNELS(T, S)                                                                   \
   /* C[M,N] (ldc) = alpha * op(A) op(B) + beta * C, row-major; op = transpose where the flag says. \
    * Fixed tiles of C, one thread a tile. */                                                       \
@@ -47,15 +49,6 @@
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
   void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
                              const T *gy, T *gw);                                                  \
-  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]], lse[m] kept. h [N,C], w [V,C]. Logits are     \
-   * left in kept [M,V], or with kept NULL exist for a chunk of rows at a time, in scratch; the    \
-   * gradient uses kept up, or computes them again. rows NULL = 0..M-1. */                         \
-  void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
-                            const T *w, const int32_t *ids, T *out, T *lse, T *kept, T *scratch);  \
-  void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
-                                 const T *w, const int32_t *ids, const T *lse, const T *gout,      \
-                                 T *gh, T *gw, T *kept, T *scratch);                               \
-  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V, bool keep);                \
   /* one-pass optimizer updates with PyTorch's semantics; g is scaled by gscale (clipping) first.  \
    * AdamW (Loshchilov & Hutter 2019), step t counts from 1 */                                     \
   void pl_adamw_##S(int64_t n, T *w, const T *g, T *m, T *v, double gscale, double lr, double b1,  \
@@ -75,8 +68,29 @@
 PL_DECLARE_KERNELS(float, f32)
 PL_DECLARE_KERNELS(double, f64)
 
+/* Kernels with activations of type A, for reals of type T: also in bf16. */
+#define PL_DECLARE_ACT_KERNELS(T, A, S)                                                            \
+  /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]]; h [N,C], w [V,C]; rows NULL = 0..M-1. stats   \
+   * (log sum exp and maxima) is for the gradient, and so is kept [M*V]: softmax's numerators,     \
+   * or NULL, then the gradient computes the logits again. No logits but a block's are ever held. */ \
+  void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
+                            const T *w, const int32_t *ids, T *out, T *stats, A *kept,             \
+                            T *scratch);                                                           \
+  /* adds to gh, sets gw; each may be NULL. Uses kept up. */                                       \
+  void pl_token_logprob_back_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows, \
+                                 const T *w, const int32_t *ids, const T *out, const T *stats,     \
+                                 const T *gout, T *gh, T *gw, A *kept, T *scratch);                \
+  int64_t pl_token_logprob_stats_##S(int64_t M, int64_t V);                                        \
+  int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V);
+
+PL_DECLARE_ACT_KERNELS(float, float, f32)
+PL_DECLARE_ACT_KERNELS(double, double, f64)
+PL_DECLARE_ACT_KERNELS(float, pl_bf16, bf16)
+
 /* Runs `rounds` rounds of multiply-adds on every thread and returns how many
  * floating-point operations that were: time it to know the machine's peak. */
 double pl_fma_probe(int64_t rounds);
+/* The same for products of bf16; 0 where the kernels in use have no instruction for them. */
+double pl_bf16_probe(int64_t rounds);
 
 #endif

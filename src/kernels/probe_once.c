@@ -4,6 +4,10 @@
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 enum { CHAINS = 12 }; /* enough to hide the latency of two units of four cycles */
@@ -39,6 +43,40 @@ PROBE(baseline, 16, )
 PROBE(avx2, 32, PL_TARGET_AVX2)
 PROBE(avx512, 64, PL_TARGET_AVX512)
 #endif
+
+#ifdef __x86_64__
+PL_TARGET_AVX512BF16 static void probe_bf16(void *arg, int64_t block) {
+  probe *p = arg;
+  __m512 a[CHAINS];
+  __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f40); /* 0.75 */
+  for (int i = 0; i < CHAINS; i++) {
+    a[i] = _mm512_set1_ps((float)i);
+  }
+  for (int64_t k = 0; k < p->rounds; k++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) {
+      a[i] = _mm512_dpbf16_ps(a[i], x, x);
+    }
+    __asm__ volatile("" : "+v"(x)); /* one round is one round */
+  }
+  for (int i = 0; i < CHAINS; i++) {
+    p->sink[block % 256] += _mm512_cvtss_f32(a[i]);
+  }
+}
+#endif
+
+double pl_bf16_probe(int64_t rounds) {
+#ifdef __x86_64__
+  if (pl_isa_used() == PL_ISA_AVX512BF16) {
+    probe p = {.rounds = rounds};
+    int blocks = pl_threads();
+    pl_parallel(blocks, probe_bf16, &p);
+    return 2.0 * CHAINS * 32 * (double)rounds * blocks;
+  }
+#endif
+  (void)rounds;
+  return 0;
+}
 
 double pl_fma_probe(int64_t rounds) {
   probe p = {.rounds = rounds};

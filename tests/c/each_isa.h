@@ -1,5 +1,5 @@
 /* TEST_EACH_ISA(name) { ... } is a TEST for every instruction set that the kernels are
- * compiled for: name_baseline, name_avx2, name_avx512. What the processor lacks is skipped. */
+ * compiled for: name_baseline, name_avx2 and so on. What the processor lacks is skipped. */
 #ifndef PL_TESTS_EACH_ISA_H
 #define PL_TESTS_EACH_ISA_H
 #include "harness.h"

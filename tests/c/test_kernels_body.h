@@ -279,12 +279,13 @@ TEST_OF(N(token_logprob_matches_twin)) {
   /* rows asked, C, V, rows of h, picked? */
   static const int64_t shapes[][5] = {{1, 3, 1, 1, 0}, {5, 8, 11, 9, 1}, {40, 16, 366, 40, 0},
                                       {33, 12, 1000, 50, 1}, {1100, 4, 20, 1100, 1},
-                                      {0, 4, 5, 2, 1}};
-  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-    int64_t m = shapes[s][0];
-    int64_t c = shapes[s][1];
-    int64_t v = shapes[s][2];
-    int64_t n = shapes[s][3];
+                                      {5000, 3, 1031, 5000, 0}, {0, 4, 5, 2, 1}};
+  for (size_t s = 0; s < 2 * sizeof shapes / sizeof *shapes; s++) {
+    const int64_t *shape = shapes[s / 2];
+    int64_t m = shape[0];
+    int64_t c = shape[1];
+    int64_t v = shape[2];
+    int64_t n = shape[3];
     double *H;
     double *W;
     double *G;
@@ -297,28 +298,27 @@ TEST_OF(N(token_logprob_matches_twin)) {
       ids[i] = (int32_t)(i * 5 % v);
       rows[i] = (int32_t)(i * 3 % n);
     }
-    const int32_t *picked = shapes[s][4] ? rows : NULL;
+    const int32_t *picked = shape[4] ? rows : NULL;
     T *out = memory((size_t)m * sizeof *out);
-    T *lse = memory((size_t)m * sizeof *lse);
+    T *stats = memory((size_t)N(pl_token_logprob_stats)(m, v) * sizeof *stats);
     T *gh = memory((size_t)(n * c) * sizeof *gh);
     T *gw = memory((size_t)(v * c) * sizeof *gw);
-    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v, s % 2) * sizeof *scratch);
+    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v) * sizeof *scratch);
     double *OUT = doubles(m, 4);
     double *GH = doubles(n * c, 5);
     double *GW = doubles(v * c, 6);
     memset(gh, 0, (size_t)(n * c) * sizeof *gh);
-    memset(gw, 0, (size_t)(v * c) * sizeof *gw);
     pl_ref_token_logprob(m, c, v, H, picked, W, ids, OUT);
     pl_ref_token_logprob_back(m, c, v, n, H, picked, W, ids, G, GH, GW);
     T *kept = s % 2 ? memory((size_t)(m * v) * sizeof *kept) : NULL;
-    N(pl_token_logprob)(m, c, v, h, picked, w, ids, out, lse, kept, scratch);
-    N(pl_token_logprob_back)(m, c, v, h, picked, w, ids, lse, g, gh, gw, kept, scratch);
+    N(pl_token_logprob)(m, c, v, h, picked, w, ids, out, stats, kept, scratch);
+    N(pl_token_logprob_back)(m, c, v, h, picked, w, ids, out, stats, g, gh, gw, kept, scratch);
     release(kept);
     N(close)("token_logprob", m, out, OUT);
     N(close)("token_logprob gh", n * c, gh, GH);
     N(close)("token_logprob gw", v * c, gw, GW);
     release(H), release(W), release(G), release(h), release(w), release(g), release(ids);
-    release(rows), release(out), release(lse), release(gh), release(gw), release(scratch);
+    release(rows), release(out), release(stats), release(gh), release(gw), release(scratch);
     release(OUT), release(GH), release(GW);
   }
 }
@@ -381,9 +381,10 @@ static size_t N(mixed)(char *out, size_t most) {
     KEEP(g[o], R * C);
     release(g[o]);
   }
-  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V, false) * sizeof *scratch);
-  N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, lse, NULL, scratch);
-  release(scratch);
+  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V) * sizeof *scratch);
+  T *stats = memory((size_t)N(pl_token_logprob_stats)(R, V) * sizeof *stats);
+  N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, stats, NULL, scratch);
+  release(scratch), release(stats);
   for (int i = 0; i < 4; i++) {
     KEEP(&z[i], 1);
   }

@@ -92,7 +92,7 @@ forced() {
   grep -q '"isa":"baseline"' "$tmp/forced" || return 1
   PERILUNE_ISA=sse9 "$bin" doctor 2>"$tmp/forced" && return 1
   cat "$tmp/forced"
-  grep -q 'PERILUNE_ISA is "sse9", wanted baseline, avx2 or avx512' "$tmp/forced"
+  grep -q 'PERILUNE_ISA is "sse9", wanted baseline, avx2, avx512 or avx512bf16' "$tmp/forced"
 }
 check isa_can_be_forced forced
 

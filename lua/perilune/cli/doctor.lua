@@ -21,6 +21,12 @@ end
 -- Multiply-adds in registers on all threads: what the processor can do at most.
 local function peak() return best_of(function() return base.fma_probe(1000000) end) end
 
+-- The same for products of bf16, or nil where the kernels in use have no instruction for them.
+local function bf16_peak()
+  if base.bf16_probe(1) == 0 then return nil end
+  return best_of(function() return base.bf16_probe(1000000) end)
+end
+
 -- A square f32 product.
 local function product()
   local a, b = pl.randn(SIZE, SIZE, { seed = 1 }), pl.randn(SIZE, SIZE, { seed = 2 })
@@ -69,7 +75,8 @@ return function(words, flags)
   local report = {
     perilune = pl.version, lua = _VERSION, processor = base.cpu_name(), threads = base.threads(),
     kernels = kernels, isa = isa, isa_available = base.json_array(has),
-    peak_gflops = peak(), matmul_gflops = product(), memory_total = meminfo "MemTotal",
+    peak_gflops = peak(), peak_bf16_gflops = bf16_peak(), matmul_gflops = product(),
+    memory_total = meminfo "MemTotal",
     memory_free = meminfo "MemAvailable", memory_peak = memory.rss_peak,
   }
   report.warnings = base.json_array(warnings(report))
@@ -84,6 +91,8 @@ return function(words, flags)
     ("threads         %d\n"):format(report.threads),
     ("kernels         %s: %s of %s (PERILUNE_ISA)\n"):format(kernels, isa, table.concat(has, ", ")),
     ("f32 peak        %.0f GFLOP/s\n"):format(report.peak_gflops),
+    report.peak_bf16_gflops and ("bf16 peak       %.0f GFLOP/s\n"):format(report.peak_bf16_gflops)
+      or "bf16 peak       as f32: the kernels in use have no instruction for it\n",
     ("f32 product     %.0f GFLOP/s (%d x %d)\n"):format(report.matmul_gflops, SIZE, SIZE),
     ("memory          %s, %s free\n"):format(gib(report.memory_total), gib(report.memory_free)))
   for _, warning in ipairs(report.warnings) do io.stdout:write("warning: ", warning, "\n") end

@@ -1,0 +1,352 @@
+/* Products of bf16 numbers where the processor multiplies them itself (vdpbf16ps: two
+ * products a lane and their sum in f32). Included by half_once.c only, which has the
+ * slower way for everybody else. Must not allocate.
+ *
+ * The unit of copying and multiplying is a pair: the numbers at k and k + 1 of one row or
+ * column, in 32 bits. B is copied as panels of 32 columns, pair by pair, a block of which
+ * stays in the L2 cache. A is copied as strips of up to 14 rows that stay in the L1 cache,
+ * in the order of its memory, for a transposition would cost more than it saves: row
+ * behind row, or pair behind pair where A is transposed already. Floats are rounded on
+ * the way. Intrinsics, because vector extensions know neither vdpbf16ps nor the rounding. */
+#include <immintrin.h>
+
+#define NATIVE PL_TARGET_AVX512BF16
+#define NATIVE_INLINE NATIVE static inline __attribute__((always_inline))
+#define NATIVE_ALONE NATIVE static __attribute__((noinline)) /* one copy, visible in a profile */
+
+enum {
+  LANES = 16,
+  MR = 14,        /* rows of a tile: 28 sums, two vectors of B and one of A fill the registers */
+  NR = 2 * LANES, /* columns of it */
+  DEPTH = 384,    /* most pairs in a strip or panel */
+  NB = 512,       /* columns of a block of panels */
+  TOGETHER = 8    /* strips of a transposed A that are copied at once */
+};
+
+/* The first n of 32 lanes. */
+NATIVE_INLINE __mmask32 first(int64_t n) {
+  return n >= 32 ? ~(__mmask32)0 : n <= 0 ? 0 : ((__mmask32)1 << n) - 1;
+}
+
+/* Where op(X)[r, c] lies. */
+NATIVE_INLINE const void *place(const pl_mat *m, int64_t r, int64_t c) {
+  const int64_t i = r * m->ld + c;
+  return m->half ? (const void *)((const pl_bf16 *)m->data + i)
+                 : (const void *)((const float *)m->data + i);
+}
+
+/* 16 pairs along a row: 32 numbers from p on, those beyond `left` are 0. */
+NATIVE_INLINE __m512i along(const void *p, bool half, int64_t left) {
+  const __mmask32 m = first(left);
+  if (half) {
+    return _mm512_maskz_loadu_epi16(m, p);
+  }
+  const float *x = p;
+  __m512 lo = _mm512_maskz_loadu_ps((__mmask16)m, x);
+  __m512 hi = _mm512_maskz_loadu_ps((__mmask16)(m >> 16), x + LANES);
+  return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
+}
+
+/* 16 pairs across two rows: p and the row below it, which may not be there. */
+NATIVE_INLINE __m512i across(const void *p, const void *below, bool half, __mmask16 m) {
+  const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                       23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __mmask16 m2 = below ? m : 0;
+  __m512i v;
+  if (half) {
+    v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(m, p)),
+                           _mm256_maskz_loadu_epi16(m2, below), 1);
+  } else {
+    v = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(m2, below), _mm512_maskz_loadu_ps(m, p));
+  }
+  return _mm512_permutexvar_epi16(zip, v);
+}
+
+NATIVE_INLINE void transpose16(__m512i *r) {
+  __m512i t[LANES];
+#pragma GCC unroll 8
+  for (int i = 0; i < LANES; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < LANES; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    __m512i b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+    t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; i++) {
+    r[i] = t[i];
+  }
+}
+
+/* mr rows of A from (m0, k0) on: row behind row, `step` pairs apart. */
+NATIVE_ALONE void pack_rows(int mr, int64_t kc, const pl_mat *A, int64_t m0, int64_t k0,
+                            int64_t step, uint32_t *out) {
+  for (int i = 0; i < mr; i++) {
+    for (int64_t k = 0; k < kc; k += NR) {
+      _mm512_storeu_si512(out + i * step + k / 2,
+                          along(place(A, m0 + i, k0 + k), A->half, kc - k));
+    }
+  }
+}
+
+/* Strips s0 to s1 of `strips` that a transposed A is cut into: pair behind pair, 16 rows
+ * each of which up to 14 count. Several at once, for each row of memory is a page of its own. */
+NATIVE_ALONE void pack_columns(int64_t s0, int64_t s1, int64_t strips, int64_t M, int64_t kc,
+                               const pl_mat *A, int64_t k0, uint32_t *out) {
+  for (int64_t k = 0; k < kc; k += 2) {
+    for (int64_t s = s0; s < s1; s++) {
+      const int64_t m0 = s * M / strips;
+      const void *below = k + 1 < kc ? place(A, k0 + k + 1, m0) : NULL;
+      _mm512_storeu_si512(out + (s - s0) * LANES * DEPTH + k / 2 * LANES,
+                          across(place(A, k0 + k, m0), below, A->half, (__mmask16)first(M - m0)));
+    }
+  }
+}
+
+/* nb columns of B from (k0, n0) on as panels, `step` from one to the next. */
+NATIVE_ALONE void pack_panels(int64_t kc, int64_t nb, const pl_mat *B, int64_t k0, int64_t n0,
+                              int64_t step, uint32_t *out) {
+  for (int64_t k = 0; k < kc; k += NR) { /* a few rows at a time */
+    const int64_t end = k + NR < kc ? k + NR : kc;
+    for (int64_t n = 0; n < nb; n += NR) {
+      uint32_t *to = out + n / NR * step + k / 2 * NR;
+      const __mmask32 m = first(nb - n);
+      for (int64_t i = k; i < end; i += 2) {
+        const void *p = place(B, k0 + i, n0 + n);
+        const void *q = place(B, k0 + i, n0 + n + LANES);
+        const int64_t row = B->ld * (B->half ? 2 : 4);
+        const void *p2 = i + 1 < kc ? (const char *)p + row : NULL;
+        const void *q2 = i + 1 < kc ? (const char *)q + row : NULL;
+        _mm512_storeu_si512(to, across(p, p2, B->half, (__mmask16)m));
+        _mm512_storeu_si512(to + LANES, across(q, q2, B->half, (__mmask16)(m >> 16)));
+        to += NR;
+      }
+    }
+  }
+}
+
+/* The same where B is transposed: a row of its memory is a column of the panel. */
+NATIVE_ALONE void pack_panels_t(int64_t kc, int64_t nb, const pl_mat *B, int64_t k0, int64_t n0,
+                                int64_t step, uint32_t *out) {
+  for (int64_t n = 0; n < nb; n += LANES) {
+    uint32_t *to = out + n / NR * step + n % NR;
+    for (int64_t k = 0; k < kc; k += NR) {
+      __m512i r[LANES];
+#pragma GCC unroll 16
+      for (int j = 0; j < LANES; j++) {
+        const int64_t row = n + j < nb ? n + j : nb - 1; /* one too many: any will do */
+        r[j] = along(place(B, n0 + row, k0 + k), B->half, kc - k);
+      }
+      transpose16(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < LANES; j++) {
+        _mm512_storeu_si512(to + (k / 2 + j) * NR, r[j]);
+      }
+    }
+  }
+}
+
+/* Where a tile goes and how. */
+typedef struct target {
+  float *c; /* or pl_bf16, where half */
+  int64_t ld;
+  float alpha, beta;
+  bool half;
+} target;
+
+/* The tile at the right edge of C, of which nc columns exist. */
+NATIVE_ALONE void edge(int mr, int nc, const float *t, const target *to, int64_t n) {
+  for (int i = 0; i < mr; i++) {
+    for (int j = 0; j < nc; j += LANES) {
+      const __mmask16 m = (__mmask16)first(nc - j);
+      __m512 r = _mm512_loadu_ps(t + i * NR + j) * to->alpha;
+      if (to->half) {
+        _mm256_mask_storeu_epi16((pl_bf16 *)to->c + i * to->ld + n + j, m,
+                                 (__m256i)_mm512_cvtneps_pbh(r));
+        continue;
+      }
+      float *p = to->c + i * to->ld + n + j;
+      if (to->beta != 0) {
+        r += _mm512_maskz_loadu_ps(m, p) * to->beta;
+      }
+      _mm512_mask_storeu_ps(p, m, r);
+    }
+  }
+}
+
+/* mr rows and nv vectors of C from column n on. a: a strip, rows rs bytes and pairs ks
+ * bytes apart; b: a panel. mr, nv and ks are constants at every call. */
+NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, int64_t rs,
+                        const int64_t ks, const uint32_t *b, const target *to, int64_t n, int nc) {
+  __m512 acc[MR][2];
+  const bool whole = nc == nv * LANES;
+#pragma GCC unroll 16
+  for (int i = 0; i < mr; i++) {
+    acc[i][0] = _mm512_setzero_ps();
+    acc[i][1] = _mm512_setzero_ps();
+    if (whole && !to->half) { /* needed when the sums are ready: on their way until then */
+      __builtin_prefetch(to->c + i * to->ld + n, 1);
+      __builtin_prefetch(to->c + i * to->ld + n + nc - 1, 1);
+    }
+  }
+  for (int64_t k = 0; k < kp; k++) {
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
+    const __m512bh b1 = nv > 1 ? (__m512bh)_mm512_loadu_si512(b + LANES) : b0;
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      int pair;
+      memcpy(&pair, a + i * rs, sizeof pair);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, b0);
+      if (nv > 1) {
+        acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, b1);
+      }
+    }
+    a += ks;
+    b += NR;
+  }
+  if (whole && to->half) {
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 2
+      for (int j = 0; j < nv; j++) {
+        _mm256_storeu_si256((__m256i *)((pl_bf16 *)to->c + i * to->ld + n + j * LANES),
+                            (__m256i)_mm512_cvtneps_pbh(acc[i][j] * to->alpha));
+      }
+    }
+  } else if (whole) {
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 2
+      for (int j = 0; j < nv; j++) {
+        float *p = to->c + i * to->ld + n + j * LANES;
+        __m512 r = acc[i][j] * to->alpha;
+        if (to->beta != 0) {
+          r += _mm512_loadu_ps(p) * to->beta;
+        }
+        _mm512_storeu_ps(p, r);
+      }
+    }
+  } else {
+    float t[MR * NR];
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      _mm512_storeu_ps(t + i * NR, acc[i][0]);
+      _mm512_storeu_ps(t + i * NR + LANES, acc[i][1]);
+    }
+    edge(mr, nc, t, to, n);
+  }
+}
+
+#define CASE(mr)                                  \
+  case mr:                                        \
+    tile(mr, nv, kp, a, rs, ks, b, to, n, nc);    \
+    break;
+
+NATIVE_INLINE void some_rows(int mr, const int nv, int64_t kp, const char *a, int64_t rs,
+                             const int64_t ks, const uint32_t *b, const target *to, int64_t n,
+                             int nc) {
+  switch (mr) {
+    CASE(1)
+    CASE(2)
+    CASE(3)
+    CASE(4)
+    CASE(5)
+    CASE(6)
+    CASE(7)
+    CASE(8)
+    CASE(9)
+    CASE(10)
+    CASE(11)
+    CASE(12)
+    CASE(13)
+    CASE(14)
+  default:
+    break;
+  }
+}
+#undef CASE
+
+NATIVE_INLINE void sweep(int mr, int64_t kp, const char *a, int64_t rs, const int64_t ks, int64_t nb,
+                         const uint32_t *b, int64_t step, const target *to) {
+  for (int64_t n = 0; n < nb; n += NR) {
+    const int nc = nb - n < NR ? (int)(nb - n) : NR;
+    if (nc > LANES) {
+      some_rows(mr, 2, kp, a, rs, ks, b, to, n, nc);
+    } else {
+      some_rows(mr, 1, kp, a, rs, ks, b, to, n, nc);
+    }
+    b += step;
+  }
+}
+
+/* One strip against all panels, for both orders of a strip. */
+NATIVE_ALONE void sweep_rows(int mr, int64_t kp, const void *a, int64_t rs, int64_t nb,
+                             const uint32_t *b, int64_t step, const target *to) {
+  sweep(mr, kp, a, rs, sizeof(uint32_t), nb, b, step, to);
+}
+
+NATIVE_ALONE void sweep_columns(int mr, int64_t kp, const void *a, int64_t nb, const uint32_t *b,
+                                int64_t step, const target *to) {
+  sweep(mr, kp, a, sizeof(uint32_t), LANES * sizeof(uint32_t), nb, b, step, to);
+}
+
+/* The whole product of one block on one thread. C in bf16 wants K <= 2 DEPTH: one sum. */
+NATIVE static void native(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, float alpha,
+                          const pl_mat *A, const pl_mat *B, float beta, const pl_mat *C) {
+  _Alignas(64) uint32_t panels[DEPTH * NB];
+  _Alignas(64) uint32_t strip[DEPTH * LANES * TOGETHER];
+  const int64_t pairs = ceil_div(Kn, 2);
+  const int64_t chunks = pairs > DEPTH ? ceil_div(pairs, DEPTH) : 1;
+  const int64_t strips = ceil_div(M, MR); /* the rows shared out evenly */
+  const int64_t together = ta ? TOGETHER : 1;
+  for (int64_t h = 0; h < chunks; h++) {
+    const int64_t k0 = h * pairs / chunks * 2;
+    const int64_t kc = imin(Kn, (h + 1) * pairs / chunks * 2) - k0;
+    const int64_t kp = ceil_div(kc, 2);
+    const int64_t deep = ceil_div(kp, LANES) * LANES; /* whole vectors are copied */
+    for (int64_t n0 = 0; n0 < N; n0 += NB) {
+      const int64_t nb = imin(NB, N - n0);
+      (tb ? pack_panels_t : pack_panels)(kc, nb, B, k0, n0, deep * NR, panels);
+      for (int64_t g = 0; g < strips; g += together) {
+        const int64_t end = imin(strips, g + together);
+        if (ta) {
+          pack_columns(g, end, strips, M, kc, A, k0, strip);
+        }
+        for (int64_t s = g; s < end; s++) {
+          const int64_t m0 = s * M / strips;
+          const int mr = (int)((s + 1) * M / strips - m0);
+          const target to = {.c = (float *)place(C, m0, n0), .ld = C->ld, .alpha = alpha,
+                             .beta = h == 0 ? beta : 1, .half = C->half};
+          if (ta) {
+            sweep_columns(mr, kp, strip + (s - g) * LANES * DEPTH, nb, panels, deep * NR, &to);
+          } else {
+            pack_rows(mr, kc, A, m0, k0, deep, strip);
+            sweep_rows(mr, kp, strip, deep * (int64_t)sizeof(uint32_t), nb, panels, deep * NR, &to);
+          }
+        }
+      }
+    }
+  }
+}
+
+NATIVE static void narrow_native(int64_t n, const float *x, pl_bf16 *y) {
+  for (int64_t i = 0; i < n; i += NR) {
+    _mm512_mask_storeu_epi16(y + i, first(n - i), along(x + i, false, n - i));
+  }
+}
