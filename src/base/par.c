@@ -121,3 +121,53 @@ void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg) {
     fn(arg, i);
   }
 }
+
+/* ---- teams ---- */
+
+enum { SPINS = 4096 }; /* looks before others are let on this processor */
+
+struct pl_team {
+  _Alignas(64) atomic_int arrived;
+  _Alignas(64) atomic_uint meeting; /* how many have ended */
+};
+
+static void pause_briefly(void) {
+#ifdef __x86_64__
+  __builtin_ia32_pause();
+#endif
+}
+
+void pl_team_meet(const pl_member *me) {
+  if (me->size == 1) {
+    return;
+  }
+  pl_team *t = me->team;
+  const unsigned now = atomic_load_explicit(&t->meeting, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == me->size) {
+    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->meeting, now + 1, memory_order_release);
+    return;
+  }
+  for (int i = 0; atomic_load_explicit(&t->meeting, memory_order_acquire) == now; i++) {
+    if (i < SPINS) {
+      pause_briefly();
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+void pl_team_run(pl_team_fn fn, void *arg) {
+  int n = pl_threads();
+  if (n == 1 || omp_in_parallel()) {
+    const pl_member alone = {0, 1, NULL};
+    fn(arg, &alone);
+    return;
+  }
+  pl_team team = {0, 0};
+#pragma omp parallel num_threads(n)
+  {
+    const pl_member me = {omp_get_thread_num(), omp_get_num_threads(), &team};
+    fn(arg, &me);
+  }
+}

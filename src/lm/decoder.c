@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "autograd/op.h"
+#include "lm/pack.h"
 
 pl_status pl_lm_config_check(pl_ctx *c, const pl_lm_config *g) {
   const struct { const char *name; int64_t v; } sizes[] = {
@@ -134,6 +135,7 @@ void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
       pl_tensor_unref(part[p]);
     }
   }
+  pl_pack_drop(c, d->pack);
   pl_tensor_unref(d->embed);
   pl_tensor_unref(d->norm);
   pl_tensor_unref(d->head);

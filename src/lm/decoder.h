@@ -42,6 +42,7 @@ typedef struct pl_decoder {
   pl_layer *layers;
   pl_tensor *norm;  /* [C] */
   pl_tensor *head;  /* [V,C]; the embedding itself (one more reference) where tied */
+  struct pl_pack *pack; /* the weights as generation wants them, or NULL: pack.h */
 } pl_decoder;
 
 /* Refuses sizes that cannot be: kv_heads must divide heads, head_dim must be even, ... */
