@@ -101,14 +101,15 @@ int64_t pl_operand_ld(pl_pack_kind kind, int64_t K) {
   return (lines | 1) * 64;
 }
 
-PL_VARIANTS(void, put_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t u;
-    memcpy(&u, x + i, sizeof u);
-    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
-    y[i] = (pl_bf16)(nan ? u >> 16 | 0x40 : (u + 0x7fffU + (u >> 16 & 1)) >> 16);
+#ifdef __x86_64__
+PL_TARGET_AVX512BF16 static void put_half(int64_t n, const float *x, pl_bf16 *y) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 m = n - i >= 16 ? 0xffff : (__mmask16)((1U << (n - i)) - 1);
+    const __m512 v = _mm512_maskz_loadu_ps(m, x + i);
+    _mm256_mask_storeu_epi16(y + i, m, (__m256i)_mm512_cvtneps_pbh(v));
   }
 }
+#endif
 
 PL_VARIANTS(void, put_rounded, (int64_t n, const float *x, float *y), (n, x, y)) {
   for (int64_t i = 0; i < n; i++) {
@@ -123,8 +124,10 @@ PL_VARIANTS(void, put_rounded, (int64_t n, const float *x, float *y), (n, x, y))
 void pl_operand_put(pl_pack_kind kind, const float *x, int64_t k0, int64_t n, void *row) {
   if (kind == PL_PACK_F32) {
     memcpy((float *)row + k0, x, (size_t)n * sizeof *x);
+#ifdef __x86_64__
   } else if (by_pairs(kind)) {
     put_half(n, x, (pl_bf16 *)row + k0);
+#endif
   } else {
     put_rounded(n, x, (float *)row + k0);
   }

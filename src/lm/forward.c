@@ -30,6 +30,7 @@ pl_status pl_pass_open(pl_ctx *c, const pl_decoder *d, const pl_pack *w, int64_t
   const int64_t K = f->kv_heads * f->head_dim;
   p->d = d;
   p->w = w;
+  p->half = w->kind != PL_PACK_F32;
   p->max_rows = max_rows;
   p->cap_free = spare_blocks;
   p->scratch_least = scratch;
@@ -84,7 +85,7 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
   const int64_t want = (n + PL_KV_BLOCK - 1) / PL_KV_BLOCK;
   if (want > s->cap) {
     const int64_t cap = want > 2 * s->cap ? want : 2 * s->cap;
-    float **grown = pl_realloc(c, s->block, sizeof *grown * (size_t)cap);
+    char **grown = pl_realloc(c, s->block, sizeof *grown * (size_t)cap);
     if (grown == NULL) {
       return PL_ENOMEM;
     }
@@ -92,12 +93,12 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
     s->cap = cap;
   }
   while (s->n_blocks < want) {
-    float *b = NULL;
+    char *b = NULL;
     if (p->n_free > 0) {
       b = p->free_blocks[--p->n_free];
     } else {
-      const int64_t floats = f->n_layers * pl_kv_layer_floats(f->kv_heads, f->head_dim);
-      b = pl_alloc_zero(c, sizeof *b * (size_t)floats);
+      const int64_t each = pl_kv_layer_bytes(f->kv_heads, f->head_dim, p->half);
+      b = pl_alloc_zero(c, (size_t)(f->n_layers * each));
     }
     if (b == NULL) {
       return PL_ENOMEM;
@@ -139,7 +140,7 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   const pl_lm_config *f = &p->d->cfg;
   const int threads = pl_threads();
   const int64_t attend =
-      PL_ATTEND_TOGETHER * (pl_attend_floats(positions) + pl_kv_value_width(f->head_dim));
+      PL_ATTEND_TOGETHER * (pl_attend_floats(positions) + pl_kv_width(f->head_dim));
   const int64_t row = p->w->layers[0].gate_up.N > f->hidden ? p->w->layers[0].gate_up.N : f->hidden;
   const int64_t floats = (attend > row ? attend : row) * (int64_t)sizeof(float);
   const int64_t each = ((floats > p->scratch_least ? floats : p->scratch_least) + 63) / 64 * 64;
@@ -166,8 +167,8 @@ pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
 
 enum { FFN_ROWS = 64 }; /* rows whose gates and ups stay in the cache until they are used */
 
-static int64_t offset_of(const pl_lm_config *f, int64_t layer) {
-  return layer * pl_kv_layer_floats(f->kv_heads, f->head_dim);
+static int64_t offset_of(const pl_pass *p, int64_t layer) {
+  return layer * pl_kv_layer_bytes(p->d->cfg.kv_heads, p->d->cfg.head_dim, p->half);
 }
 
 static void embed(pl_pass *p, const pl_member *me, int64_t n) {
@@ -213,8 +214,8 @@ static void write_keys(pl_pass *p, const pl_member *me, int64_t n, int64_t layer
     pl_row_rope(f->heads + f->kv_heads, D, q, cs); /* the keys follow the queries */
     const float *k = q + f->heads * D;
     const int64_t at = r->pos - r->n_prefix;
-    pl_kv_write(f->kv_heads, D, k, k + f->kv_heads * D, at % PL_KV_BLOCK,
-                r->own->block[at / PL_KV_BLOCK] + offset_of(f, layer));
+    pl_kv_write(f->kv_heads, D, p->half, k, k + f->kv_heads * D, at % PL_KV_BLOCK,
+                r->own->block[at / PL_KV_BLOCK] + offset_of(p, layer));
   }
 }
 
@@ -229,12 +230,13 @@ static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t
   const pl_lm_config *f = &p->d->cfg;
   const int64_t D = f->head_dim;
   const int64_t group = f->heads / f->kv_heads;
-  const int64_t width = pl_kv_value_width(D);
+  const int64_t width = pl_kv_width(D);
   const pl_pass_row *r = &p->row[i];
   const pl_attend a = {.K = f->kv_heads,
                        .D = D,
                        .head = head,
-                       .layer = offset_of(f, layer),
+                       .half = p->half,
+                       .layer = offset_of(p, layer),
                        .prefix = r->n_prefix > 0 ? r->prefix->block : NULL,
                        .n0 = r->n_prefix};
   float *y = pl_pass_room(p);
@@ -257,15 +259,25 @@ static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t
   }
 }
 
+/* How many rows from i on read keys together. */
+static int64_t together_from(const pl_pass *p, int64_t i, int64_t n) {
+  int64_t k = 1;
+  while (k < PL_ATTEND_TOGETHER && i + k < n && together(&p->row[i], &p->row[i + k])) {
+    k++;
+  }
+  return k;
+}
+
+/* The members take tiles of rows in turn, for later ones may see more; where there are few,
+ * heads. */
 static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
-  int64_t unit = 0;
-  for (int64_t i = 0; i < n;) {
-    int64_t k = 1;
-    while (k < PL_ATTEND_TOGETHER && i + k < n && together(&p->row[i], &p->row[i + k])) {
-      k++;
-    }
-    for (int64_t head = 0; head < p->d->cfg.kv_heads; head++, unit++) {
-      if (unit % me->size == me->rank) { /* in turn, for later rows see more */
+  const int64_t heads = p->d->cfg.kv_heads;
+  const bool by_rows = n >= 2 * PL_ATTEND_TOGETHER * me->size;
+  int64_t tile = 0;
+  for (int64_t i = 0; i < n; tile++) {
+    const int64_t k = together_from(p, i, n);
+    for (int64_t head = 0; head < heads; head++) {
+      if ((by_rows ? tile : tile * heads + head) % me->size == me->rank) {
         attend_rows(p, i, k, layer, head);
       }
     }

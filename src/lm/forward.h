@@ -16,7 +16,7 @@
 
 /* Keys and values of one text: blocks of PL_KV_BLOCK positions, all layers in each. */
 typedef struct pl_kv_seq {
-  float **block;
+  char **block;
   int64_t n_blocks, cap;
 } pl_kv_seq;
 
@@ -31,6 +31,7 @@ typedef struct pl_pass_row {
 typedef struct pl_pass {
   const pl_decoder *d; /* borrowed */
   const pl_pack *w;    /* borrowed */
+  bool half;           /* the cache is bf16: with any weights but f32 */
   int64_t max_rows;
   pl_pass_row *row; /* [max_rows], filled by the caller */
   float *x;         /* [max_rows,C] after a pass: the hidden states before the last norm */
@@ -44,7 +45,7 @@ typedef struct pl_pass {
   /* what the products read: normed rows, attention, feed-forward part, rows for the head */
   char *in_norm, *in_att, *in_ffn, *in_head;
   int64_t ld_hidden, ld_att, ld_ffn; /* bytes from row to row of them */
-  float **free_blocks;
+  char **free_blocks;
   int64_t n_free, cap_free;
 } pl_pass;
 

@@ -6,12 +6,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/half.h"
 #include "kernels/isa.h"
 #include "kernels/vmath.h"
 
 enum { LANES_16 = 16 };
 
 typedef float v16 __attribute__((vector_size(64)));
+typedef uint32_t u16v __attribute__((vector_size(64)));
 
 PL_INLINE v16 load16(const float *p) {
   v16 v;
@@ -82,11 +84,28 @@ void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs) {
 
 /* ---- the cache ---- */
 
-void pl_kv_write(int64_t K, int64_t D, const float *k, const float *v, int64_t at, float *block) {
-  const int64_t width = pl_kv_value_width(D);
-  float *values = block + K * D * PL_KV_BLOCK;
+void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
+                 char *block) {
+  const int64_t width = pl_kv_width(D);
+  if (half) {
+    pl_bf16 *keys = (pl_bf16 *)(void *)block;
+    pl_bf16 *values = keys + K * D * PL_KV_BLOCK;
+    for (int64_t i = 0; i < K * D; i += 2) { /* D is even */
+      keys[i * PL_KV_BLOCK + 2 * at] = pl_bf16_of(k[i]);
+      keys[i * PL_KV_BLOCK + 2 * at + 1] = pl_bf16_of(k[i + 1]);
+    }
+    for (int64_t h = 0; h < K; h++) {
+      pl_bf16 *to = values + h * PL_KV_BLOCK * width + at / 2 * 2 * width + at % 2;
+      for (int64_t i = 0; i < D; i++) {
+        to[2 * i] = pl_bf16_of(v[h * D + i]);
+      }
+    }
+    return;
+  }
+  float *keys = (float *)(void *)block;
+  float *values = keys + K * D * PL_KV_BLOCK;
   for (int64_t i = 0; i < K * D; i++) {
-    block[i * PL_KV_BLOCK + at] = k[i];
+    keys[i * PL_KV_BLOCK + at] = k[i];
   }
   for (int64_t h = 0; h < K; h++) {
     memcpy(values + (h * PL_KV_BLOCK + at) * width, v + h * D, (size_t)D * sizeof *v);
@@ -95,10 +114,26 @@ void pl_kv_write(int64_t K, int64_t D, const float *k, const float *v, int64_t a
 
 /* ---- attention ---- */
 
-/* s[i][0..32) = scale * q[i] . keys of one block and head (keys [D][32]). Even and odd
- * dimensions are summed apart, for two sums each would leave the units waiting. */
-PL_INLINE void scores_n(const int n, int64_t D, const pl_query *query, const float *keys,
-                        float scale, float *s, int64_t lds) {
+/* 16 numbers at a and the 16 that follow in the other dimension, b bytes behind (half: in the
+ * other halves of the pairs). Asks for the same place `ahead` bytes on. */
+PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead, v16 *x, v16 *y) {
+  __builtin_prefetch(p + ahead);
+  if (half) {
+    u16v both;
+    memcpy(&both, p, sizeof both);
+    *x = (v16)(both << 16);
+    *y = (v16)(both & 0xffff0000U);
+  } else {
+    __builtin_prefetch(p + b + ahead);
+    *x = load16((const float *)(const void *)p);
+    *y = load16((const float *)(const void *)(p + b));
+  }
+}
+
+/* s[i][0..32) = scale * q[i] . keys of one block and head. Even and odd dimensions are
+ * summed apart, for two sums each would leave the units waiting. */
+PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query *query,
+                        const char *keys, int64_t ahead, float scale, float *s, int64_t lds) {
   v16 acc[PL_ATTEND_TOGETHER][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
@@ -108,11 +143,10 @@ PL_INLINE void scores_n(const int n, int64_t D, const pl_query *query, const flo
     }
   }
   for (int64_t d = 0; d < D; d += 2) { /* D is even */
+    const char *p = keys + d * PL_KV_BLOCK * (half ? 2 : 4);
     v16 k[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-      k[j] = load16(keys + d * PL_KV_BLOCK + j * LANES_16);
-    }
+    two_rows(half, p, 4 * PL_KV_BLOCK, ahead, &k[0], &k[2]);
+    two_rows(half, p + 64, 4 * PL_KV_BLOCK, ahead, &k[1], &k[3]);
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
       acc[i][0] += k[0] * query[i].q[d];
@@ -128,22 +162,33 @@ PL_INLINE void scores_n(const int n, int64_t D, const pl_query *query, const flo
   }
 }
 
-PL_VARIANTS(void, scores,
-            (int n, int64_t D, const pl_query *query, const float *keys, float scale, float *s,
-             int64_t lds),
-            (n, D, query, keys, scale, s, lds)) {
+PL_INLINE void scores_of(const bool half, int n, int64_t D, const pl_query *query, const char *keys,
+                         int64_t ahead, float scale, float *s, int64_t lds) {
   if (n == PL_ATTEND_TOGETHER) {
-    scores_n(PL_ATTEND_TOGETHER, D, query, keys, scale, s, lds);
+    scores_n(half, PL_ATTEND_TOGETHER, D, query, keys, ahead, scale, s, lds);
     return;
   }
   for (int i = 0; i < n; i++) {
-    scores_n(1, D, query + i, keys, scale, s + i * lds, lds);
+    scores_n(half, 1, D, query + i, keys, ahead, scale, s + i * lds, lds);
   }
 }
 
-/* y[i][0..16 nv) += sum over m positions p[i][t] * values[t] (values rows `width` apart) */
-PL_INLINE void mix_n(const int n, const int nv, int64_t m, int64_t width, const float *p,
-                     int64_t ldp, const float *values, const pl_query *query, int64_t at) {
+PL_VARIANTS(void, scores,
+            (bool half, int n, int64_t D, const pl_query *query, const char *keys, int64_t ahead,
+             float scale, float *s, int64_t lds),
+            (half, n, D, query, keys, ahead, scale, s, lds)) {
+  if (half) {
+    scores_of(true, n, D, query, keys, ahead, scale, s, lds);
+  } else {
+    scores_of(false, n, D, query, keys, ahead, scale, s, lds);
+  }
+}
+
+/* y[i][at..at + 16 nv) += sum over m positions p[i][t] * values[t]; by twos: one more than m
+ * has p = 0 where m is odd. */
+PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int64_t width,
+                     const float *p, int64_t ldp, const char *values, int64_t ahead,
+                     const pl_query *query, int64_t at) {
   v16 acc[PL_ATTEND_TOGETHER][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
@@ -152,17 +197,20 @@ PL_INLINE void mix_n(const int n, const int nv, int64_t m, int64_t width, const 
       acc[i][j] = load16(query[i].y + at + j * LANES_16);
     }
   }
-  for (int64_t t = 0; t < m; t++) {
+  for (int64_t t = 0; t < m; t += 2) {
     v16 v[4];
+    v16 next[4];
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
-      v[j] = load16(values + t * width + at + j * LANES_16);
+      two_rows(half, values + (t * width + (at + j * LANES_16) * (half ? 2 : 1)) * (half ? 2 : 4),
+               4 * width, ahead, &v[j], &next[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
 #pragma GCC unroll 4
       for (int j = 0; j < nv; j++) {
         acc[i][j] += v[j] * p[i * ldp + t];
+        acc[i][j] += next[j] * p[i * ldp + t + 1];
       }
     }
   }
@@ -175,47 +223,63 @@ PL_INLINE void mix_n(const int n, const int nv, int64_t m, int64_t width, const 
   }
 }
 
-PL_INLINE void mix_wide(const int n, int64_t m, int64_t width, const float *p, int64_t ldp,
-                        const float *values, const pl_query *query) {
+PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, const float *p,
+                        int64_t ldp, const char *values, int64_t ahead, const pl_query *query) {
   int64_t at = 0;
   while (at < width) {
     const int64_t left = (width - at) / LANES_16;
     if (left == 3) {
-      mix_n(n, 3, m, width, p, ldp, values, query, at);
+      mix_n(half, n, 3, m, width, p, ldp, values, ahead, query, at);
       at += 3 * LANES_16;
     } else if (left >= 4) {
-      mix_n(n, 4, m, width, p, ldp, values, query, at);
+      mix_n(half, n, 4, m, width, p, ldp, values, ahead, query, at);
       at += 4 * LANES_16;
     } else if (left == 2) {
-      mix_n(n, 2, m, width, p, ldp, values, query, at);
+      mix_n(half, n, 2, m, width, p, ldp, values, ahead, query, at);
       at += 2 * LANES_16;
     } else {
-      mix_n(n, 1, m, width, p, ldp, values, query, at);
+      mix_n(half, n, 1, m, width, p, ldp, values, ahead, query, at);
       at += LANES_16;
     }
   }
 }
 
-PL_VARIANTS(void, mix,
-            (int n, int64_t m, int64_t width, const float *p, int64_t ldp, const float *values,
-             const pl_query *query),
-            (n, m, width, p, ldp, values, query)) {
+PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+                      const char *values, int64_t ahead, const pl_query *query) {
   if (n == PL_ATTEND_TOGETHER) {
-    mix_wide(PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
+    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, ahead, query);
     return;
   }
   for (int i = 0; i < n; i++) {
-    mix_wide(1, m, width, p + i * ldp, ldp, values, query + i);
+    mix_wide(half, 1, m, width, p + i * ldp, ldp, values, ahead, query + i);
   }
 }
 
-/* Turns n scores into probabilities, and what follows them up to `all` (the end of a
- * vector at least) into zeros. */
-PL_VARIANTS(void, softmax, (int64_t n, int64_t all, float *s), (n, all, s)) {
-  for (int64_t i = n; i < all; i++) {
+PL_VARIANTS(void, mix,
+            (bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+             const char *values, int64_t ahead, const pl_query *query),
+            (half, n, m, width, p, ldp, values, ahead, query)) {
+  if (half) {
+    mix_of(true, n, m, width, p, ldp, values, ahead, query);
+  } else {
+    mix_of(false, n, m, width, p, ldp, values, ahead, query);
+  }
+}
+
+/* Turns the scores 0..n0-1 and from..n-1 into probabilities; what lies between them, and from
+ * n on up to `all` (the end of a vector at least), into zeros. */
+PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, float *s),
+            (n0, from, n, all, s)) {
+  const int64_t whole = (n + LANES_16 - 1) / LANES_16 * LANES_16;
+  for (int64_t i = n0; i < from; i++) {
     s[i] = -INFINITY;
   }
-  const int64_t whole = (n + LANES_16 - 1) / LANES_16 * LANES_16;
+  for (int64_t i = n; i < whole; i++) {
+    s[i] = -INFINITY;
+  }
+  for (int64_t i = whole; i < all; i++) {
+    s[i] = 0;
+  }
   float most[LANES_16];
   memcpy(most, s, sizeof most);
   for (int64_t i = LANES_16; i < whole; i += LANES_16) {
@@ -227,11 +291,11 @@ PL_VARIANTS(void, softmax, (int64_t n, int64_t all, float *s), (n, all, s)) {
   for (int l = 1; l < LANES_16; l++) {
     m = most[l] > m ? most[l] : m;
   }
+  for (int64_t i = 0; i < whole; i++) {
+    s[i] = k_exp(s[i] - m);
+  }
   v16 sum = {0};
   for (int64_t i = 0; i < whole; i += LANES_16) {
-    for (int l = 0; l < LANES_16; l++) {
-      s[i + l] = k_exp(s[i + l] - m);
-    }
     sum += load16(s + i);
   }
   double total = 0;
@@ -241,9 +305,6 @@ PL_VARIANTS(void, softmax, (int64_t n, int64_t all, float *s), (n, all, s)) {
   const float r = (float)(1 / total);
   for (int64_t i = 0; i < whole; i += LANES_16) {
     store16(s + i, load16(s + i) * r);
-  }
-  for (int64_t i = whole; i < all; i++) {
-    s[i] = 0;
   }
 }
 
@@ -266,39 +327,46 @@ static int64_t longest(const pl_query *query, int n) {
 
 void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch) {
   const int64_t D = a->D;
-  const int64_t width = pl_kv_value_width(D);
+  const int64_t width = pl_kv_width(D);
+  const bool half = a->half;
+  const int64_t each = PL_KV_BLOCK * (half ? 2 : 4);
   const float scale = (float)(1 / sqrt((double)D));
-  const int64_t keys_at = a->layer + a->head * D * PL_KV_BLOCK;
-  const int64_t values_at = a->layer + a->K * D * PL_KV_BLOCK + a->head * width * PL_KV_BLOCK;
+  const int64_t keys_at = a->layer + a->head * D * each;
+  const int64_t values_at = a->layer + (a->K * D + a->head * width) * each;
+  const int64_t to_values = values_at - keys_at; /* what the scores ask for */
+  const int64_t to_next = D * each - to_values;  /* and the mixing: the next head's keys */
+  const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
   const int64_t lds = pl_attend_floats(a->n0 + longest(query, n));
-  float *own = scratch + a->n0; /* the scores of both runs lie one after the other */
+  float *own = scratch + from; /* the scores of both runs lie one after the other */
   for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
-    scores(n, D, query, a->prefix[t / PL_KV_BLOCK] + keys_at, scale, scratch + t, lds);
+    scores(half, n, D, query, a->prefix[t / PL_KV_BLOCK] + keys_at, to_values, scale, scratch + t,
+           lds);
   }
   for (int i = 0; i < n;) {
     const int k = same_text(query, n, i);
     const int64_t n1 = longest(query + i, k);
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      scores(k, D, query + i, query[i].own[t / PL_KV_BLOCK] + keys_at, scale, own + i * lds + t,
-             lds);
+      scores(half, k, D, query + i, query[i].own[t / PL_KV_BLOCK] + keys_at, to_values, scale,
+             own + i * lds + t, lds);
     }
     i += k;
   }
   for (int i = 0; i < n; i++) {
-    softmax(a->n0 + query[i].n1, lds, scratch + i * lds);
+    softmax(a->n0, from, from + query[i].n1, lds, scratch + i * lds);
     memset(query[i].y, 0, (size_t)width * sizeof(float));
   }
   for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
     const int64_t m = a->n0 - t < PL_KV_BLOCK ? a->n0 - t : PL_KV_BLOCK;
-    mix(n, m, width, scratch + t, lds, a->prefix[t / PL_KV_BLOCK] + values_at, query);
+    mix(half, n, m, width, scratch + t, lds, a->prefix[t / PL_KV_BLOCK] + values_at, to_next,
+        query);
   }
   for (int i = 0; i < n;) { /* what a query does not see yet has probability 0 */
     const int k = same_text(query, n, i);
     const int64_t n1 = longest(query + i, k);
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
       const int64_t m = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
-      mix(k, m, width, own + i * lds + t, lds, query[i].own[t / PL_KV_BLOCK] + values_at,
-          query + i);
+      mix(half, k, m, width, own + i * lds + t, lds, query[i].own[t / PL_KV_BLOCK] + values_at,
+          to_next, query + i);
     }
     i += k;
   }

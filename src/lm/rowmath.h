@@ -20,27 +20,31 @@ void pl_row_silu_mul(int64_t n, const float *gu, float *h);
 /* Rotates H heads of one row in place; cs [D/2] cosines then [D/2] sines of its position. */
 void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs);
 
-/* A head's values are kept in whole vectors. */
-static inline int64_t pl_kv_value_width(int64_t D) { return (D + 15) / 16 * 16; }
-/* A cache block of one layer: keys [K][D][PL_KV_BLOCK], then values [K][PL_KV_BLOCK][width]. */
-static inline int64_t pl_kv_layer_floats(int64_t K, int64_t D) {
-  return K * (D + pl_kv_value_width(D)) * PL_KV_BLOCK;
+/* The cache, in blocks of PL_KV_BLOCK positions; in each, for each layer, the keys and then
+ * the values of every key-value head. Floats: keys [D][PL_KV_BLOCK], values
+ * [PL_KV_BLOCK][width], width = D in whole vectors. bf16 (half): the same in pairs, keys
+ * [D/2][PL_KV_BLOCK][2], values [PL_KV_BLOCK/2][width][2]. */
+static inline int64_t pl_kv_width(int64_t D) { return (D + 15) / 16 * 16; }
+static inline int64_t pl_kv_layer_bytes(int64_t K, int64_t D, bool half) {
+  return K * (D + pl_kv_width(D)) * PL_KV_BLOCK * (half ? 2 : 4);
 }
 /* Writes one position's keys and values [K*D] into place `at` of a block. */
-void pl_kv_write(int64_t K, int64_t D, const float *k, const float *v, int64_t at, float *block);
+void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
+                 char *block);
 
 /* One head of one row: it sees n0 positions of a prefix and then n1 of the text of its own. */
 typedef struct pl_query {
   const float *q; /* [D] */
   float *y;       /* [width] */
-  float *const *own;
+  char *const *own;
   int64_t n1;
 } pl_query;
 
 typedef struct pl_attend {
-  int64_t K, D, head;  /* of the cache; the key-value head */
-  int64_t layer;       /* offset of the layer in a block */
-  float *const *prefix;
+  int64_t K, D, head; /* of the cache; the key-value head */
+  bool half;
+  int64_t layer; /* where the layer begins in a block */
+  char *const *prefix;
   int64_t n0;
 } pl_attend;
 

@@ -1,9 +1,10 @@
 /* The decoder and the generator: row kernels against plain loops, the sampler
  * against sorting everything, the cache against the full forward pass. */
-#include "harness.h"
+#include "each_isa.h"
 
 #include "base/par.h"
 #include "base/rng.h"
+#include "kernels/half.h"
 #include "lm/decoder.h"
 #include "lm/generate.h"
 #include "lm/rowmath.h"
@@ -44,30 +45,34 @@ static pl_decoder *make_decoder(pl_ctx *c, const pl_lm_config *cfg) {
 
 /* One query alone and beside others of its text or prefix: the same bits, and those of a
  * plain softmax to rounding. */
-TEST(lm_row_attention) {
+static void attention(bool half) {
   enum { H = 4, K = 2, D = 6, T = 75, SPLIT = 40, W = 16 };
   float *k = pl_alloc(ctx(), T * K * D * 4);
   float *v = pl_alloc(ctx(), T * K * D * 4);
   float q[H * D];
   float y[H][W];
   float alone[W];
-  float *block[8];
+  char *block[8];
   float *scratch = pl_alloc(ctx(), (size_t)(PL_ATTEND_TOGETHER * pl_attend_floats(T)) * 4);
   fill(k, T * K * D, 1, 1);
   fill(v, T * K * D, 2, 1);
   fill(q, H * D, 3, 1);
+  for (int i = 0; i < T * K * D && half; i++) {
+    k[i] = pl_bf16_float(pl_bf16_of(k[i]));
+    v[i] = pl_bf16_float(pl_bf16_of(v[i]));
+  }
   for (int i = 0; i < 8; i++) {
-    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_floats(K, D) * 4);
+    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_bytes(K, D, half));
   }
   for (int64_t t = 0; t < T; t++) { /* 0..SPLIT in blocks 0, 1; the rest from block 4 on */
     const int64_t at = t < SPLIT ? t : t - SPLIT;
-    pl_kv_write(K, D, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
+    pl_kv_write(K, D, half, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
                 block[(t < SPLIT ? 0 : 4) + at / PL_KV_BLOCK]);
   }
   double worst = 0;
   for (int64_t g = 0; g < K; g++) {
     for (int n0 = 0; n0 <= SPLIT; n0 += SPLIT) { /* without and with a prefix */
-      const pl_attend a = {.K = K, .D = D, .head = g, .prefix = block, .n0 = n0};
+      const pl_attend a = {.K = K, .D = D, .head = g, .half = half, .prefix = block, .n0 = n0};
       const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
       pl_query query[H];
       for (int i = 0; i < H; i++) {
@@ -108,6 +113,11 @@ TEST(lm_row_attention) {
   pl_free(ctx(), k);
   pl_free(ctx(), v);
   pl_free(ctx(), scratch);
+}
+
+TEST_EACH_ISA(lm_row_attention) {
+  attention(false);
+  attention(true);
 }
 
 /* ---- sampling ---- */
