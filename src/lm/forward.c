@@ -225,36 +225,58 @@ static bool together(const pl_pass_row *i, const pl_pass_row *j) {
          (i->own == j->own || i->n_prefix > 0);
 }
 
+static pl_attend attend_of(const pl_pass *p, const pl_pass_row *r, int64_t layer, int64_t head) {
+  return (pl_attend){.K = p->d->cfg.kv_heads,
+                     .D = p->d->cfg.head_dim,
+                     .head = head,
+                     .half = p->half,
+                     .layer = offset_of(p, layer),
+                     .prefix = r->n_prefix > 0 ? r->prefix->block : NULL,
+                     .n0 = r->n_prefix};
+}
+
+/* Query head h of a row. */
+static pl_query query_of(const pl_pass *p, int64_t row, int64_t h, float *y) {
+  const pl_lm_config *f = &p->d->cfg;
+  const pl_pass_row *r = &p->row[row];
+  return (pl_query){p->qkv + (row * (f->heads + 2 * f->kv_heads) + h) * f->head_dim, y,
+                    r->own->block, r->pos - r->n_prefix + 1};
+}
+
 /* All heads of rows i..i+k-1 that read key-value head `head`. */
 static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t head) {
-  const pl_lm_config *f = &p->d->cfg;
-  const int64_t D = f->head_dim;
-  const int64_t group = f->heads / f->kv_heads;
+  const int64_t D = p->d->cfg.head_dim;
+  const int64_t group = p->d->cfg.heads / p->d->cfg.kv_heads;
   const int64_t width = pl_kv_width(D);
-  const pl_pass_row *r = &p->row[i];
-  const pl_attend a = {.K = f->kv_heads,
-                       .D = D,
-                       .head = head,
-                       .half = p->half,
-                       .layer = offset_of(p, layer),
-                       .prefix = r->n_prefix > 0 ? r->prefix->block : NULL,
-                       .n0 = r->n_prefix};
+  const pl_attend a = attend_of(p, &p->row[i], layer, head);
   float *y = pl_pass_room(p);
   float *scratch = y + PL_ATTEND_TOGETHER * width;
   for (int64_t t = 0; t < k * group; t += PL_ATTEND_TOGETHER) {
     pl_query query[PL_ATTEND_TOGETHER];
     const int n = k * group - t < PL_ATTEND_TOGETHER ? (int)(k * group - t) : PL_ATTEND_TOGETHER;
     for (int j = 0; j < n; j++) {
-      const int64_t row = i + (t + j) / group;
-      const int64_t h = head * group + (t + j) % group;
-      query[j] = (pl_query){p->qkv + (row * (f->heads + 2 * f->kv_heads) + h) * D, y + j * width,
-                            p->row[row].own->block, p->row[row].pos - r->n_prefix + 1};
+      query[j] = query_of(p, i + (t + j) / group, head * group + (t + j) % group, y + j * width);
     }
     pl_row_attention(&a, query, n, scratch);
     for (int j = 0; j < n; j++) {
-      const int64_t row = i + (t + j) / group;
       const int64_t h = head * group + (t + j) % group;
-      pl_operand_put(p->w->kind, query[j].y, h * D, D, p->in_att + row * p->ld_att);
+      pl_operand_put(p->w->kind, query[j].y, h * D, D, p->in_att + (i + (t + j) / group) * p->ld_att);
+    }
+  }
+}
+
+/* The keys of the next head, or of the first head of the rows that follow, are on their way
+ * while these rows work. */
+static void ask_ahead(const pl_pass *p, int64_t i, int64_t k, int64_t n, int64_t layer,
+                      int64_t head) {
+  const bool same = head + 1 < p->d->cfg.kv_heads;
+  const int64_t first = same ? i : i + k;
+  for (int64_t j = first; j < (same ? i + k : first + 1) && j < n; j++) {
+    const pl_attend a = attend_of(p, &p->row[j], layer, same ? head + 1 : 0);
+    const pl_query q = query_of(p, j, 0, NULL);
+    pl_kv_ask(&a, &q);
+    if (p->row[j].own == p->row[i].own) {
+      break; /* prompts: rows of one text, whose keys are near already */
     }
   }
 }
@@ -278,6 +300,7 @@ static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
     const int64_t k = together_from(p, i, n);
     for (int64_t head = 0; head < heads; head++) {
       if ((by_rows ? tile : tile * heads + head) % me->size == me->rank) {
+        ask_ahead(p, i, k, n, layer, head);
         attend_rows(p, i, k, layer, head);
       }
     }

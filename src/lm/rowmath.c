@@ -84,21 +84,42 @@ void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs) {
 
 /* ---- the cache ---- */
 
+/* To the nearest, ties to even; without branches, so that it becomes vectors. */
+PL_VARIANTS(void, round_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, x + i, sizeof u);
+    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
+    y[i] = (pl_bf16)((nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) >> 16);
+  }
+}
+
+/* n numbers, the first at y[0] and each other one 2 further on, as values lie; or as pairs
+ * 2 PL_KV_BLOCK apart, as keys do. */
+static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
+  enum { PIECE = 64 };
+  pl_bf16 h[PIECE];
+  for (int64_t i = 0; i < n; i += PIECE) {
+    const int64_t m = n - i < PIECE ? n - i : PIECE;
+    round_half(m, x + i, h);
+    for (int64_t j = 0; j < m && keys; j += 2) {
+      memcpy(y + (i + j) * PL_KV_BLOCK, h + j, 2 * sizeof *h);
+    }
+    for (int64_t j = 0; j < m && !keys; j++) {
+      y[2 * (i + j)] = h[j];
+    }
+  }
+}
+
 void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
                  char *block) {
   const int64_t width = pl_kv_width(D);
   if (half) {
-    pl_bf16 *keys = (pl_bf16 *)(void *)block;
-    pl_bf16 *values = keys + K * D * PL_KV_BLOCK;
-    for (int64_t i = 0; i < K * D; i += 2) { /* D is even */
-      keys[i * PL_KV_BLOCK + 2 * at] = pl_bf16_of(k[i]);
-      keys[i * PL_KV_BLOCK + 2 * at + 1] = pl_bf16_of(k[i + 1]);
-    }
+    pl_bf16 *to = (pl_bf16 *)(void *)block;
+    scatter_half(K * D, k, true, to + 2 * at); /* D is even */
+    to += K * D * PL_KV_BLOCK + at / 2 * 2 * width + at % 2;
     for (int64_t h = 0; h < K; h++) {
-      pl_bf16 *to = values + h * PL_KV_BLOCK * width + at / 2 * 2 * width + at % 2;
-      for (int64_t i = 0; i < D; i++) {
-        to[2 * i] = pl_bf16_of(v[h * D + i]);
-      }
+      scatter_half(D, v + h * D, false, to + h * PL_KV_BLOCK * width);
     }
     return;
   }
@@ -117,14 +138,18 @@ void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v
 /* 16 numbers at a and the 16 that follow in the other dimension, b bytes behind (half: in the
  * other halves of the pairs). Asks for the same place `ahead` bytes on. */
 PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead, v16 *x, v16 *y) {
-  __builtin_prefetch(p + ahead);
+  if (ahead != 0) {
+    __builtin_prefetch(p + ahead);
+    if (!half) {
+      __builtin_prefetch(p + b + ahead);
+    }
+  }
   if (half) {
     u16v both;
     memcpy(&both, p, sizeof both);
     *x = (v16)(both << 16);
     *y = (v16)(both & 0xffff0000U);
   } else {
-    __builtin_prefetch(p + b + ahead);
     *x = load16((const float *)(const void *)p);
     *y = load16((const float *)(const void *)(p + b));
   }
@@ -187,8 +212,8 @@ PL_VARIANTS(void, scores,
 /* y[i][at..at + 16 nv) += sum over m positions p[i][t] * values[t]; by twos: one more than m
  * has p = 0 where m is odd. */
 PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int64_t width,
-                     const float *p, int64_t ldp, const char *values, int64_t ahead,
-                     const pl_query *query, int64_t at) {
+                     const float *p, int64_t ldp, const char *values, const pl_query *query,
+                     int64_t at) {
   v16 acc[PL_ATTEND_TOGETHER][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
@@ -203,7 +228,7 @@ PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int6
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
       two_rows(half, values + (t * width + (at + j * LANES_16) * (half ? 2 : 1)) * (half ? 2 : 4),
-               4 * width, ahead, &v[j], &next[j]);
+               4 * width, 0, &v[j], &next[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
@@ -224,45 +249,45 @@ PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int6
 }
 
 PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, const float *p,
-                        int64_t ldp, const char *values, int64_t ahead, const pl_query *query) {
+                        int64_t ldp, const char *values, const pl_query *query) {
   int64_t at = 0;
   while (at < width) {
     const int64_t left = (width - at) / LANES_16;
     if (left == 3) {
-      mix_n(half, n, 3, m, width, p, ldp, values, ahead, query, at);
+      mix_n(half, n, 3, m, width, p, ldp, values, query, at);
       at += 3 * LANES_16;
     } else if (left >= 4) {
-      mix_n(half, n, 4, m, width, p, ldp, values, ahead, query, at);
+      mix_n(half, n, 4, m, width, p, ldp, values, query, at);
       at += 4 * LANES_16;
     } else if (left == 2) {
-      mix_n(half, n, 2, m, width, p, ldp, values, ahead, query, at);
+      mix_n(half, n, 2, m, width, p, ldp, values, query, at);
       at += 2 * LANES_16;
     } else {
-      mix_n(half, n, 1, m, width, p, ldp, values, ahead, query, at);
+      mix_n(half, n, 1, m, width, p, ldp, values, query, at);
       at += LANES_16;
     }
   }
 }
 
 PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
-                      const char *values, int64_t ahead, const pl_query *query) {
+                      const char *values, const pl_query *query) {
   if (n == PL_ATTEND_TOGETHER) {
-    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, ahead, query);
+    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
     return;
   }
   for (int i = 0; i < n; i++) {
-    mix_wide(half, 1, m, width, p + i * ldp, ldp, values, ahead, query + i);
+    mix_wide(half, 1, m, width, p + i * ldp, ldp, values, query + i);
   }
 }
 
 PL_VARIANTS(void, mix,
             (bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
-             const char *values, int64_t ahead, const pl_query *query),
-            (half, n, m, width, p, ldp, values, ahead, query)) {
+             const char *values, const pl_query *query),
+            (half, n, m, width, p, ldp, values, query)) {
   if (half) {
-    mix_of(true, n, m, width, p, ldp, values, ahead, query);
+    mix_of(true, n, m, width, p, ldp, values, query);
   } else {
-    mix_of(false, n, m, width, p, ldp, values, ahead, query);
+    mix_of(false, n, m, width, p, ldp, values, query);
   }
 }
 
@@ -308,6 +333,23 @@ PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, fl
   }
 }
 
+static void ask(const char *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(p + i);
+  }
+}
+
+void pl_kv_ask(const pl_attend *a, const pl_query *query) {
+  const int64_t bytes = a->D * PL_KV_BLOCK * (a->half ? 2 : 4);
+  const int64_t at = a->layer + a->head * bytes;
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    ask(a->prefix[t / PL_KV_BLOCK] + at, bytes);
+  }
+  for (int64_t t = 0; t < query->n1; t += PL_KV_BLOCK) {
+    ask(query->own[t / PL_KV_BLOCK] + at, bytes);
+  }
+}
+
 /* How many queries from i on have one text of their own. */
 static int same_text(const pl_query *query, int n, int i) {
   int k = i + 1;
@@ -334,7 +376,6 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
   const int64_t keys_at = a->layer + a->head * D * each;
   const int64_t values_at = a->layer + (a->K * D + a->head * width) * each;
   const int64_t to_values = values_at - keys_at; /* what the scores ask for */
-  const int64_t to_next = D * each - to_values;  /* and the mixing: the next head's keys */
   const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
   const int64_t lds = pl_attend_floats(a->n0 + longest(query, n));
   float *own = scratch + from; /* the scores of both runs lie one after the other */
@@ -357,8 +398,7 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
   }
   for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
     const int64_t m = a->n0 - t < PL_KV_BLOCK ? a->n0 - t : PL_KV_BLOCK;
-    mix(half, n, m, width, scratch + t, lds, a->prefix[t / PL_KV_BLOCK] + values_at, to_next,
-        query);
+    mix(half, n, m, width, scratch + t, lds, a->prefix[t / PL_KV_BLOCK] + values_at, query);
   }
   for (int i = 0; i < n;) { /* what a query does not see yet has probability 0 */
     const int k = same_text(query, n, i);
@@ -366,7 +406,7 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
       const int64_t m = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
       mix(half, k, m, width, own + i * lds + t, lds, query[i].own[t / PL_KV_BLOCK] + values_at,
-          to_next, query + i);
+          query + i);
     }
     i += k;
   }

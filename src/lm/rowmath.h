@@ -48,6 +48,8 @@ typedef struct pl_attend {
   int64_t n0;
 } pl_attend;
 
+/* Asks for the keys that such a query will read, so that they are near when it comes. */
+void pl_kv_ask(const pl_attend *a, const pl_query *query);
 /* Attention of n queries (at most PL_ATTEND_TOGETHER) that share head and prefix; those of one
  * text lie side by side. scratch: PL_ATTEND_TOGETHER * pl_attend_floats(longest n0 + n1). */
 void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch);
