@@ -12,10 +12,9 @@ typedef uint16_t pl_bf16;
 static inline pl_bf16 pl_bf16_of(float x) {
   uint32_t u;
   memcpy(&u, &x, sizeof u);
-  if ((u & 0x7fffffffU) > 0x7f800000U) {
-    return (pl_bf16)(u >> 16 | 0x40);
-  }
-  return (pl_bf16)((u + 0x7fffU + (u >> 16 & 1)) >> 16);
+  const uint32_t high = u >> 16;
+  const uint32_t near = (u + 0x7fffU + (high & 1)) >> 16;
+  return (pl_bf16)(x != x ? high | 0x40 : near);
 }
 
 static inline float pl_bf16_float(pl_bf16 h) {
