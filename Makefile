@@ -51,7 +51,7 @@ ONCE_SRC   = $(foreach d,$(filter-out kernels,$(DIRS)),$(wildcard src/$(d)/*.c))
              $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
 TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
                $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
-ACT_SRC    = $(if $(filter kernels,$(DIRS)),src/kernels/logprob.c)
+ACT_SRC    = $(if $(filter kernels,$(DIRS)),$(addprefix src/kernels/,bias.c gates.c logprob.c norms.c rope.c))
 CORE_OBJ   = $(ONCE_SRC:src/%.c=$(BUILD)/%.o) \
              $(TWICE_SRC:src/%.c=$(BUILD)/%.f32.o) $(TWICE_SRC:src/%.c=$(BUILD)/%.f64.o) \
              $(ACT_SRC:src/%.c=$(BUILD)/%.bf16.o)
@@ -72,7 +72,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 FUZZ_SECONDS = 60
 
-.PHONY: all lib tests study test parity soak asan fuzz bench bench-net docs install clean help FORCE
+.PHONY: all lib tests study test test-aarch64 parity soak asan fuzz bench bench-net bench-peers docs install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -204,8 +204,26 @@ fuzz:
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan SANITIZE=1 build/asan/fuzz
 	@build/asan/fuzz $(FUZZ_SECONDS) $$(date +%s)
 
+# speed against this machine's peak; BENCH="sft --json" chooses, BENCH_JSON=FILE keeps the figures
 bench: all
-	@$(abspath $(BIN)) scripts/bench.lua
+	@$(abspath $(BIN)) scripts/bench.lua $(BENCH)
+
+# Ours and others' in turn: PyTorch 2.13 for CPUs and llama.cpp, in a Python environment of its own
+# (PERILUNE_BENCH_VENV names one that is there). BENCH="gen --quick" chooses.
+BENCH_VENV = $(or $(PERILUNE_BENCH_VENV),$(BUILD)/bench-venv)
+
+$(BUILD)/bench-venv/ready:
+	$(call say,VENV,$(@D))
+	@python3 -m venv $(@D)
+	@$(@D)/bin/pip install -q torch==2.13.0 numpy gguf
+	@$(@D)/bin/pip install -q llama-cpp-python >$(@D)/llama.log 2>&1 || \
+	  echo '  llama-cpp-python did not install, its rows stay empty: $(@D)/llama.log'
+	@touch $@
+
+bench-peers: all
+	@scripts/install-deps $(if $(PERILUNE_BENCH_VENV),,python3 python3-venv python3-dev g++ cmake)
+	@$(MAKE) --no-print-directory $(if $(PERILUNE_BENCH_VENV),all,$(BUILD)/bench-venv/ready)
+	@PERILUNE_BENCH_VENV="$(abspath $(BENCH_VENV))" $(abspath $(BIN)) scripts/bench-peers.lua $(BENCH)
 
 # clients of AI services against the mock services, and serve under load
 bench-net:
@@ -240,6 +258,7 @@ help:
 	@echo 'make asan       C and Lua tests under AddressSanitizer and UBSan'
 	@echo 'make fuzz       mutated files against the readers, FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench      speed against what this machine can do'
+	@echo 'make bench-peers  ours and PyTorch, llama.cpp in turn (needs python3)'
 	@echo 'make bench-net  what calls to services cost, and serve under load'
 	@echo 'make docs       regenerate lua/meta and the tables of the README'
 	@echo 'make install    to PREFIX=$(PREFIX), below DESTDIR if set'

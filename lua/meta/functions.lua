@@ -73,6 +73,15 @@ function pl.argmin(x, dim, keepdim) end
 ---@return perilune.Tensor
 function pl.attention(q, k, v, seq, heads, kv_heads) end
 
+---Calls f(...) with the matrix products of linear layers, decoder and head in "bf16" (sums in
+---f32, as do weights, their gradients and the optimizer); returns what f returns. backward
+---follows what was computed, wherever it is called. "f32" switches it off inside.
+---@param dtype perilune.dtype
+---@param f function
+---@param ... any arguments
+---@return any
+function pl.autocast(dtype, f, ...) end
+
 ---The tensors of a list one after the other along a dim; other sizes must agree.
 ---@param list perilune.Tensor[]
 ---@param dim? integer default 1
@@ -227,6 +236,15 @@ function pl.isfinite(x) end
 ---@param x perilune.Tensor|number
 ---@return perilune.Tensor
 function pl.isnan(x) end
+
+---(x - mean) / sqrt(variance + eps) * w + b over the last dim: x [..., C], w and b [C] (Ba et al.
+---2016).
+---@param x perilune.Tensor|number
+---@param w perilune.Tensor|number
+---@param b? perilune.Tensor|number
+---@param eps? number default 1e-5
+---@return perilune.Tensor
+function pl.layer_norm(x, w, b, eps) end
 
 ---true where a <= b (a bool tensor), with broadcasting.
 ---@param a perilune.Tensor|number
@@ -593,8 +611,8 @@ function pl.tensor(values, opts) end
 function pl.to(x, dtype) end
 
 ---log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] token ids
----(0-based) give [M]. Logits are kept for backward up to 256 MiB; beyond, and without backward,
----they exist for a few hundred rows at a time.
+---(0-based) give [M]. Softmax's numerators are kept for backward up to 256 MiB; beyond, and
+---without backward, logits exist for a block of the vocabulary at a time.
 ---@param h perilune.Tensor|number
 ---@param w perilune.Tensor|number
 ---@param rows perilune.Tensor|integer[]

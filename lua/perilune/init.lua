@@ -23,6 +23,7 @@ local lazy = {
 local computed = {
   recipe = function() return require("perilune.study").recipe end,
   load = function() return require("perilune.models").load end,
+  profile = function() return require("perilune.profile").run end,
   gradcheck = function() return require "perilune.gradcheck" end,
 }
 

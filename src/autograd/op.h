@@ -114,7 +114,7 @@ typedef struct pl_op {
    * shape. gout[j] is never NULL, contiguous. NULL function: not differentiable. */
   pl_status (*backward)(pl_ctx *c, const pl_node *n, pl_tensor *const *gout, pl_tensor **gin);
   /* Test inputs number `which` (0, 1, ...) in dtype d: fills k->in (owned by the
-   * tester) and k->args; PL_ENOENT when there are no more. max_in = 8 slots. */
+   * tester) and k->args; PL_ENOENT when there are no more. in has 16 slots. */
   pl_status (*sample)(pl_ctx *c, int which, pl_dtype d, pl_call *k);
   /* The slow obvious twin: loops over pl_get/pl_set in double. Fills k->out. */
   pl_status (*twin)(pl_ctx *c, pl_call *k);
@@ -157,6 +157,7 @@ extern const pl_op pl_op_add, pl_op_sub, pl_op_mul, pl_op_sum, pl_op_index_selec
 extern const pl_op pl_op_linear;        /* x [N,in], w [out,in] -> [N,out] */
 extern const pl_op pl_op_embedding;     /* w [V,C], ids i32 [N] -> [N,C] */
 extern const pl_op pl_op_rms_norm;      /* x [N,C], w [C]; f0 = eps */
+extern const pl_op pl_op_layer_norm;    /* x [N,C], w [C], b [C]?; f0 = eps */
 /* x [N,H*D], pos i32 [N]; i0 = H heads, f0 = theta; rotate-half */
 extern const pl_op pl_op_rope;
 /* q [N,H*D], k [N,K*D], v [N,K*D], seq i32 [S+1]; i0 = H, i1 = K; causal in each sequence */
@@ -165,5 +166,18 @@ extern const pl_op pl_op_silu_mul;      /* silu(a) * b */
 /* h [N,C], w [V,C], rows i32 [M], ids i32 [M] -> [M]: log softmax(h[rows] w^T)[ids]; logits
  * never held whole */
 extern const pl_op pl_op_token_logprob;
+
+/* The two halves of a decoder layer, hidden rows. "?" may be NULL. [N,C] -> [N,C]:
+ *   x + o(attention(q(h), k(h), v(h))), h = norm(x)
+ *     in: x, norm_w, norm_b?, q [H*D,C], k, v [K*D,C], o [C,H*D], their biases q_b?, k_b?, v_b?,
+ *         o_b?, pos i32 [N]?, seq i32 [S+1], parent i32 [S]?
+ *     i: H, K, window (0 = none), LayerNorm instead of RMSNorm, checkpoint;  f: eps, theta (0 = no
+ *     rotation). A sequence with a parent (-1 = none) also sees all tokens of that one. */
+extern const pl_op pl_op_attention_block;
+/*   x + down(silu(gate(h)) * up(h)), or without a gate x + down(gelu(up(h)))
+ *     in: x, norm_w, norm_b?, gate? [F,C], up [F,C], down [C,F], up_b?, down_b?
+ *     i: LayerNorm, checkpoint;  f: eps
+ * checkpoint: keep only x, and compute the block again when its gradient is asked for. */
+extern const pl_op pl_op_ffn_block;
 
 #endif

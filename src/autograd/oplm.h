@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "autograd/opkit.h"
+#include "base/profile.h"
 
 /* Calls f_f32 or f_f64: RUN is a macro of (type, suffix) defined around it. */
 #define BOTH(d)        \
@@ -21,15 +22,18 @@ static inline void drop(pl_tensor **t, int n) {
   }
 }
 
-/* Inputs as the kernels want them: contiguous, floats in one dtype d, integers i32. */
+/* Inputs as the kernels want them: contiguous, floats in one dtype d, integers i32. One that is
+ * absent, or of which backward needs only the shape, stays NULL. */
 static inline pl_status dense(pl_ctx *c, pl_tensor *const *in, int n, pl_dtype d, pl_tensor **out) {
   for (int j = 0; j < n; j++) {
     out[j] = NULL;
   }
   for (int j = 0; j < n; j++) {
-    bool ghost = in[j]->storage == NULL; /* backward needs only its shape */
+    if (in[j] == NULL || in[j]->storage == NULL) {
+      continue;
+    }
     pl_dtype want = pl_dtypes[in[j]->dtype].is_float ? d : PL_I32;
-    pl_status st = ghost ? PL_OK : pl_dense(c, in[j], want, &out[j]);
+    pl_status st = pl_dense(c, in[j], want, &out[j]);
     if (st != PL_OK) {
       drop(out, n);
       memset(out, 0, (size_t)n * sizeof *out);
@@ -42,7 +46,7 @@ static inline pl_status dense(pl_ctx *c, pl_tensor *const *in, int n, pl_dtype d
 /* f64 if any float among them is, else f32. */
 static inline pl_dtype compute_dtype(pl_tensor *const *in, int n) {
   for (int j = 0; j < n; j++) {
-    if (in[j]->dtype == PL_F64) {
+    if (in[j] != NULL && in[j]->dtype == PL_F64) {
       return PL_F64;
     }
   }
@@ -100,6 +104,22 @@ static inline pl_status want_range(pl_ctx *c, const char *what, const pl_tensor 
       return pl_fail(c, PL_EINVAL, "%s: entry %lld is %d, wanted 0 to %lld", what,
                      (long long)(i + 1), v[i], (long long)below - 1);
     }
+  }
+  return PL_OK;
+}
+
+/* seq (i32) runs from 0 to N without going back. */
+static inline pl_status want_seq(pl_ctx *c, const pl_tensor *seq, int64_t S, int64_t N) {
+  const int32_t *v = pl_i32(seq);
+  bool ok = v[0] == 0 && v[S] == N;
+  for (int64_t s = 0; s < S; s++) {
+    ok = ok && v[s] <= v[s + 1];
+  }
+  if (!ok) {
+    return pl_fail(c, PL_EINVAL,
+                   "seq runs from %d to %d, wanted 0 to N = %lld without going back: where each "
+                   "sequence begins, then N",
+                   v[0], v[S], (long long)N);
   }
   return PL_OK;
 }

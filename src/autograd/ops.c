@@ -14,9 +14,12 @@ extern const pl_op *const pl_ops_order[];
 extern const pl_op *const pl_ops_linalg[];
 extern const pl_op *const pl_ops_lm[];
 
+static const pl_op *const ops_block[] = {&pl_op_layer_norm, &pl_op_attention_block,
+                                         &pl_op_ffn_block, NULL};
+
 const pl_op *const *const pl_op_tables[] = {
     pl_ops_binary, pl_ops_unary, pl_ops_reduce, pl_ops_softmax, pl_ops_shape, pl_ops_copy,
-    pl_ops_index,  pl_ops_order, pl_ops_linalg, pl_ops_lm,      NULL};
+    pl_ops_index,  pl_ops_order, pl_ops_linalg, pl_ops_lm,      ops_block,     NULL};
 
 const pl_op *pl_op_find(const char *name) {
   for (int t = 0; pl_op_tables[t] != NULL; t++) {

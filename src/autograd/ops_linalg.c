@@ -5,6 +5,7 @@
 
 #include "autograd/opkit.h"
 #include "base/par.h"
+#include "base/profile.h"
 #include "kernels/kernels.h"
 
 /* below this many multiplications a matrix of a batch is done by one thread */
@@ -134,6 +135,7 @@ static pl_status product(pl_ctx *c, const pl_tensor *a, const pl_tensor *b, pl_d
   if (st == PL_OK && pl_numel(*out) > 0) {
     batch w = {&ma, &mb, *out, shape[ndim - 2], shape[ndim - 1], a->shape[a->ndim - 1], false};
     int64_t count = pl_numel(*out) / (w.M * w.N);
+    pl_profile_work(c, 2.0 * (double)pl_numel(*out) * (double)w.K, 0);
     if (w.K == 0) {
       memset(pl_data(*out), 0, (*out)->storage->bytes);
     } else if (count > 1 && w.M * w.N * w.K <= SMALL) {

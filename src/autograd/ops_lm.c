@@ -1,7 +1,7 @@
 /* The row-wise rows of a decoder: linear, embedding, rms_norm, rope, silu_mul.
  * Checks of shapes and ids are here; the arithmetic is in kernels/, and the
  * twins call kernels/ref.h. Attention and the head are in ops_attention.c and ops_logprob.c. */
-#include "autograd/oplm.h"
+#include "autograd/block.h"
 #include "kernels/kernels.h"
 #include "kernels/ref.h"
 
@@ -16,6 +16,17 @@ static pl_status linear_check(pl_ctx *c, pl_tensor *const *in) {
   return PL_OK;
 }
 
+/* Under autocast products of f32 take bf16; f64 is left alone. Recorded in i[0]. */
+static void linear_product(bool half, bool ta, bool tb, const pl_tensor *a, const pl_tensor *b,
+                           pl_tensor *y) {
+  const mat to = pl_whole(y);
+  if (half) {
+    pl_product_half(ta, tb, pl_whole(a), pl_whole(b), PL_SET, to);
+  } else {
+    pl_product(ta, tb, pl_whole(a), pl_whole(b), PL_SET, to);
+  }
+}
+
 static pl_status linear_forward(pl_ctx *c, pl_call *k) {
   PL_TRY(linear_check(c, k->in));
   pl_dtype d = compute_dtype(k->in, 2);
@@ -23,17 +34,12 @@ static pl_status linear_forward(pl_ctx *c, pl_call *k) {
   PL_TRY(dense(c, k->in, 2, d, t));
   int64_t shape[PL_MAX_DIMS];
   memcpy(shape, t[0]->shape, sizeof shape);
-  int64_t in = t[1]->shape[1];
-  int64_t out = t[1]->shape[0];
-  shape[t[0]->ndim - 1] = out;
+  shape[t[0]->ndim - 1] = t[1]->shape[0];
+  k->args.i[0] = c->bf16 && d == PL_F32;
   k->n_out = 1;
   pl_status st = pl_tensor_new(c, d, t[0]->ndim, shape, &k->out[0]);
   if (st == PL_OK) {
-#define RUN(T, S)                                                                              \
-  pl_gemm_##S(false, true, rows_of(t[0]), out, in, 1, P(T, t[0]), in, P(T, t[1]), in, 0, \
-              P(T, k->out[0]), out)
-    BOTH(d)
-#undef RUN
+    linear_product(k->args.i[0], false, true, t[0], t[1], k->out[0]);
   }
   /* each input is kept only for the other's gradient */
   k->drop_in = (k->in[1]->requires_grad ? 0U : 1U) | (k->in[0]->requires_grad ? 0U : 2U);
@@ -46,28 +52,17 @@ static pl_status linear_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *
   pl_dtype d = gout[0]->dtype;
   pl_tensor *t[2];
   PL_TRY(dense(c, n->in, 2, d, t));
-  int64_t out = n->in[1]->shape[0];
-  int64_t in = n->in[1]->shape[1];
-  int64_t N = rows_of(n->in[0]);
   pl_status st = PL_OK;
   if (pl_node_needs(n, 0)) {
     st = pl_tensor_new(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
     if (st == PL_OK) {
-#define RUN(T, S)                                                                           \
-  pl_gemm_##S(false, false, N, in, out, 1, P(T, gout[0]), out, P(T, t[1]), in, 0, \
-              P(T, gin[0]), in)
-      BOTH(d)
-#undef RUN
+      linear_product(n->args.i[0], false, false, gout[0], t[1], gin[0]);
     }
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
     st = pl_tensor_new(c, d, 2, n->in[1]->shape, &gin[1]);
     if (st == PL_OK) {
-#define RUN(T, S)                                                                           \
-  pl_gemm_##S(true, false, out, in, N, 1, P(T, gout[0]), out, P(T, t[0]), in, 0, \
-              P(T, gin[1]), in)
-      BOTH(d)
-#undef RUN
+      linear_product(n->args.i[0], true, false, gout[0], t[0], gin[1]);
     }
   }
   drop(t, 2);
@@ -264,13 +259,13 @@ static pl_status rms_norm_backward(pl_ctx *c, const pl_node *n, pl_tensor *const
   }
   if (st == PL_OK && pl_node_needs(n, 1)) {
     st = pl_tensor_zeros(c, d, 1, n->in[1]->shape, &gin[1]);
-    scratch = pl_alloc(c, (size_t)pl_rms_norm_back_scratch_f64(N, C) * pl_dtypes[d].size);
+    scratch = pl_alloc(c, (size_t)pl_norm_back_scratch_f64(N, C) * pl_dtypes[d].size);
     st = st == PL_OK && scratch == NULL ? PL_ENOMEM : st;
   }
   if (st == PL_OK) {
 #define RUN(T, S)                                                                                \
   pl_rms_norm_back_##S(N, C, P(T, t[0]), P(T, t[1]), P(T, n->saved[0]), P(T, gout[0]), \
-                       P(T, gin[0]), P(T, gin[1]), (T *)scratch)
+                       false, P(T, gin[0]), P(T, gin[1]), (T *)scratch)
     BOTH(d)
 #undef RUN
   }
@@ -342,9 +337,9 @@ static pl_status rope_run(pl_ctx *c, const pl_tensor *from, const pl_tensor *pos
   pl_dtype d = from->dtype;
   int64_t H = a->i[0];
   PL_TRY(pl_tensor_like(c, from, y));
-#define RUN(T, S)                                                                           \
-  pl_rope_##S(from->shape[0], H, from->shape[1] / H, P(T, from), pl_i32(pos), (T)a->f[0], \
-              inverse, P(T, *y))
+#define RUN(T, S)                                                                      \
+  pl_rope_##S(from->shape[0], H, from->shape[1] / H, from->shape[1], P(T, from),       \
+              pl_i32(pos), (T)a->f[0], inverse, P(T, *y))
   BOTH(d)
 #undef RUN
   return PL_OK;

@@ -74,6 +74,7 @@ static pl_status head_forward(pl_ctx *c, pl_call *k) {
                        P(T, k->out[0]), P(T, k->saved[0]), P(A, k->saved[1]), (T *)scratch)
     EACH(d, half)
 #undef RUN
+    pl_profile_work(c, 2.0 * (double)M * (double)(C * V), 0);
   }
   pl_free(c, scratch);
   drop(t, 4);
@@ -104,6 +105,8 @@ static pl_status head_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *go
                             P(T, gin[1]), P(A, n->saved[1]), (T *)scratch)
     EACH(d, half)
 #undef RUN
+    const int products = (gin[0] != NULL) + (gin[1] != NULL); /* recomputing does not count */
+    pl_profile_work(c, 2.0 * products * (double)M * (double)(C * V), 0);
   }
   pl_free(c, scratch);
   drop(t, 4);

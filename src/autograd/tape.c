@@ -10,6 +10,7 @@
 
 #include "autograd/op.h"
 #include "autograd/opkit.h"
+#include "base/profile.h"
 
 /* ---- nodes --------------------------------------------------------------- */
 
@@ -158,6 +159,21 @@ static void drop_call(pl_call *k, bool outs) {
   }
 }
 
+/* ---- the profile ----------------------------------------------------------- */
+
+/* Ends what pl_profile_enter began, with the bytes of the results. */
+static void leave(pl_ctx *c, const pl_op *op, pl_tensor *const *made, int n) {
+  pl_work w = {0};
+  for (int j = 0; c->profile != NULL && j < n && (op->flags & PL_OP_VIEW) == 0; j++) {
+    if (made[j] != NULL) {
+      w.made += (double)pl_numel(made[j]) * (double)pl_dtypes[made[j]->dtype].size;
+    }
+  }
+  pl_profile_leave(c, w);
+}
+
+/* ---- running --------------------------------------------------------------- */
+
 static pl_status run_call(pl_ctx *c, pl_call *k, pl_tensor **outs) {
   for (int j = 0; j < k->n_in; j++) {
     k->needs_grad = k->needs_grad || (k->in[j] != NULL && k->in[j]->requires_grad);
@@ -165,7 +181,9 @@ static pl_status run_call(pl_ctx *c, pl_call *k, pl_tensor **outs) {
   k->needs_grad = k->needs_grad && c->grad_enabled && k->op->backward != NULL;
   bool was = c->grad_enabled;
   c->grad_enabled = false; /* rows may use rows; only the whole is recorded */
+  pl_profile_enter(c, k->op->name, false);
   pl_status st = k->op->forward(c, k);
+  leave(c, k->op, k->out, k->n_out);
   c->grad_enabled = was;
   if (st == PL_OK && k->needs_grad) {
     st = record(c, k);
@@ -433,17 +451,8 @@ static pl_status fill_gout(pl_ctx *c, pl_node *n) {
   return PL_OK;
 }
 
-static pl_status step_back(pl_ctx *c, pl_node *n, pl_tensor **gin) {
-  PL_TRY(pl_check_interrupt(c));
-  PL_TRY(fill_gout(c, n));
-  pl_status st = n->op->backward(c, n, n->gout, gin);
-  if (st != PL_OK) {
-    return pl_fail_in(c, st, "%s (backward)", n->op->name);
-  }
-  for (int o = 0; o < n->n_out; o++) { /* gone before the next node allocates */
-    pl_tensor_unref(n->gout[o]);
-    n->gout[o] = NULL;
-  }
+/* Hands the gradients of n's inputs on, each to where it is gathered. */
+static pl_status send_all(pl_ctx *c, pl_node *n, pl_tensor **gin) {
   for (int j = 0; j < n->n_in; j++) {
     pl_tensor *g = gin[j];
     gin[j] = NULL;
@@ -457,6 +466,27 @@ static pl_status step_back(pl_ctx *c, pl_node *n, pl_tensor **gin) {
     PL_TRY(send(c, n->in[j], g));
   }
   return PL_OK;
+}
+
+static pl_status step_back(pl_ctx *c, pl_node *n, pl_tensor **gin) {
+  PL_TRY(pl_check_interrupt(c));
+  pl_profile_enter(c, n->op->name, true);
+  pl_status st = fill_gout(c, n);
+  if (st == PL_OK) {
+    st = n->op->backward(c, n, n->gout, gin);
+  }
+  leave(c, n->op, gin, n->n_in);
+  if (st != PL_OK) {
+    return pl_fail_in(c, st, "%s (backward)", n->op->name);
+  }
+  for (int o = 0; o < n->n_out; o++) { /* gone before the next node allocates */
+    pl_tensor_unref(n->gout[o]);
+    n->gout[o] = NULL;
+  }
+  pl_profile_enter(c, "(sums of gradients)", true);
+  st = send_all(c, n, gin);
+  pl_profile_leave(c, (pl_work){0});
+  return st;
 }
 
 static pl_status walk_node(pl_ctx *c, pl_node *n) {

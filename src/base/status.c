@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/mem_cache.h"
+#include "base/profile.h"
 
 static atomic_bool interrupted; /* lock-free on every target, so async-signal-safe */
 
@@ -18,6 +19,7 @@ pl_status pl_ctx_init(pl_ctx *c) {
 }
 
 void pl_ctx_close(pl_ctx *c) {
+  pl_profile_stop(c);
   pl_block_cache_free(c);
 }
 

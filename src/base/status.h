@@ -24,6 +24,7 @@ typedef enum pl_status {
 #define PL_ERR_MAX 1024
 
 typedef struct pl_block_cache pl_block_cache; /* freed big blocks, kept warm: mem.c */
+typedef struct pl_profile pl_profile;         /* profile.h */
 
 typedef struct pl_mem {
   int64_t live;      /* bytes handed out now */
@@ -40,6 +41,7 @@ typedef struct pl_ctx {
   bool grad_enabled; /* record operations for backward() */
   bool bf16; /* autocast: a model's matrix products take bf16 and sum in f32 */
   uint64_t node_seq; /* order in which tape nodes were made */
+  pl_profile *profile; /* time by op while it is counted, else NULL */
 } pl_ctx;
 
 pl_status pl_ctx_init(pl_ctx *c);  /* grad on, no limit */

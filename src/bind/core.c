@@ -7,6 +7,7 @@ int pl_open_core(lua_State *L) {
       {"base", pl_open_base}, {"tensor", pl_open_tensor}, {"optim", pl_open_optim},
       {"text", pl_open_text}, {"format", pl_open_format}, {"lm", pl_open_lm},
       {"store", pl_open_store}, {"net", pl_open_net}, {"server", pl_open_server},
+      {"profile", pl_open_profile},
   };
   lua_newtable(L);
   for (size_t i = 0; i < sizeof modules / sizeof modules[0]; i++) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/profile.h"
 #include "base/rng.h"
 #include "bind/bind.h"
 #include "lm/decoder.h"
@@ -27,6 +28,12 @@ static int64_t field_int(lua_State *L, int idx, const char *name) {
   return v;
 }
 
+static int64_t field_optint(lua_State *L, int idx, const char *name) {
+  const int kind = lua_getfield(L, idx, name);
+  lua_pop(L, 1);
+  return kind == LUA_TNIL ? 0 : field_int(L, idx, name);
+}
+
 static double field_num(lua_State *L, int idx, const char *name) {
   lua_getfield(L, idx, name);
   int ok = 0;
@@ -38,7 +45,36 @@ static double field_num(lua_State *L, int idx, const char *name) {
   return v;
 }
 
+static bool field_bool(lua_State *L, int idx, const char *name) {
+  lua_getfield(L, idx, name);
+  const bool v = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return v;
+}
+
+/* Which of the NULL-ended names the field is; 0 where it is absent. */
+static int field_choice(lua_State *L, int idx, const char *name, const char *const *names) {
+  int found = 0;
+  if (lua_getfield(L, idx, name) != LUA_TNIL) {
+    const char *s = luaL_tolstring(L, -1, NULL);
+    while (names[found] != NULL && strcmp(names[found], s) != 0) {
+      found++;
+    }
+    if (names[found] == NULL) {
+      luaL_error(L, "decoder: %s is \"%s\"; wanted \"%s\" or \"%s\"", name, s, names[0], names[1]);
+    }
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return found;
+}
+
+/* A decoder's configuration, as models/FAMILY.lua writes it: sizes, eps, theta and tied; and
+ * where it is no Llama norm = "layer", act = "gelu_tanh", learned_pos, attention_bias, mlp_bias,
+ * window. */
 static pl_lm_config check_config(lua_State *L, int idx) {
+  static const char *const norms[] = {"rms", "layer", NULL};            /* as in pl_norm_kind */
+  static const char *const acts[] = {"silu_gate", "gelu_tanh", NULL};   /* as in pl_act_kind */
   luaL_checktype(L, idx, LUA_TTABLE);
   pl_lm_config f = {.n_layers = field_int(L, idx, "n_layers"),
                     .hidden = field_int(L, idx, "hidden"),
@@ -49,10 +85,14 @@ static pl_lm_config check_config(lua_State *L, int idx) {
                     .vocab = field_int(L, idx, "vocab"),
                     .context = field_int(L, idx, "context"),
                     .eps = field_num(L, idx, "eps"),
-                    .theta = field_num(L, idx, "theta")};
-  lua_getfield(L, idx, "tied");
-  f.tied = lua_toboolean(L, -1);
-  lua_pop(L, 1);
+                    .tied = field_bool(L, idx, "tied"),
+                    .norm = (pl_norm_kind)field_choice(L, idx, "norm", norms),
+                    .act = (pl_act_kind)field_choice(L, idx, "act", acts),
+                    .learned_pos = field_bool(L, idx, "learned_pos"),
+                    .attention_bias = field_bool(L, idx, "attention_bias"),
+                    .mlp_bias = field_bool(L, idx, "mlp_bias"),
+                    .window = field_optint(L, idx, "window")};
+  f.theta = f.learned_pos ? 0 : field_num(L, idx, "theta");
   pl_lua_check(L, pl_lm_config_check(pl_lua_ctx(L), &f));
   return f;
 }
@@ -438,12 +478,6 @@ static int generator_close(lua_State *L) {
   return 0;
 }
 
-static int64_t field_optint(lua_State *L, int idx, const char *name) {
-  const int kind = lua_getfield(L, idx, name);
-  lua_pop(L, 1);
-  return kind == LUA_TNIL ? 0 : field_int(L, idx, name);
-}
-
 /* g:add(ids, index, { n, max_tokens, temperature, top_k, top_p, min_p, seed, key?, top? }) */
 static int generator_add(lua_State *L) {
   pl_generator *g = check_generator(L);
@@ -472,7 +506,11 @@ static int generator_step(lua_State *L) {
   int64_t tokens = 0;
   for (lua_Integer i = 0; i < k && active > 0; i++) {
     int64_t n = 0;
-    pl_lua_check(L, pl_generator_step(pl_lua_ctx(L), g, &active, &n));
+    pl_ctx *c = pl_lua_ctx(L);
+    pl_profile_enter(c, "(generate)", false);
+    const pl_status st = pl_generator_step(c, g, &active, &n);
+    pl_profile_leave(c, (pl_work){0});
+    pl_lua_check(L, st);
     tokens += n;
   }
   lua_pushinteger(L, active);

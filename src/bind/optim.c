@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "autograd/op.h"
+#include "base/profile.h"
 #include "bind/bind.h"
 #include "kernels/kernels.h"
 
@@ -91,6 +92,15 @@ static void bump(const tensors *s) {
   }
 }
 
+/* Elements of a list, in bytes, for the profile. */
+static double bytes_of(const tensors *s) {
+  double n = 0;
+  for (lua_Integer i = 0; i < s->n; i++) {
+    n += (double)pl_numel(s->t[i]) * (double)pl_dtypes[s->t[i]->dtype].size;
+  }
+  return n;
+}
+
 static void *at(const tensors *s, lua_Integer i) { return s->t == NULL ? NULL : pl_data(s->t[i]); }
 
 /* adamw(params, exp_avg, exp_avg_sq, steps, gscale, lr, beta1, beta2, eps, weight_decay)
@@ -111,6 +121,8 @@ static int l_adamw(lua_State *L) {
     lua_pop(L, 1);
     luaL_argcheck(L, t[i] >= 1, 4, "steps count from 1");
   }
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_profile_enter(c, "(adamw)", false);
   for (lua_Integer i = 0; i < p.n; i++) {
     pl_tensor *w = p.t[i];
     int64_t n = pl_numel(w);
@@ -122,6 +134,7 @@ static int l_adamw(lua_State *L) {
                    wd, t[i]);
     }
   }
+  pl_profile_leave(c, (pl_work){.bytes = 3 * bytes_of(&p) + 2 * (bytes_of(&m) + bytes_of(&v))});
   bump(&p);
   bump(&m);
   bump(&v);
@@ -140,6 +153,8 @@ static int l_rmsprop(lua_State *L) {
   tensors mom = check_state(L, 4, &p, "momentum_buffer");
   luaL_argcheck(L, sq.t != NULL, 2, "RMSprop needs the mean of squares");
   luaL_argcheck(L, momentum == 0 || mom.t != NULL, 4, "momentum needs a buffer");
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_profile_enter(c, "(rmsprop)", false);
   for (lua_Integer i = 0; i < p.n; i++) {
     pl_tensor *w = p.t[i];
     int64_t n = pl_numel(w);
@@ -151,6 +166,8 @@ static int l_rmsprop(lua_State *L) {
                      lr, alpha, eps, wd, momentum);
     }
   }
+  pl_profile_leave(c, (pl_work){.bytes = 3 * bytes_of(&p) + 2 * (bytes_of(&sq) + bytes_of(&avg) +
+                                                                 bytes_of(&mom))});
   bump(&p);
   bump(&sq);
   bump(&avg);
@@ -170,6 +187,8 @@ static int l_sgd(lua_State *L) {
   tensors p = check_params(L, 1);
   tensors mom = check_state(L, 2, &p, "momentum_buffer");
   luaL_argcheck(L, momentum == 0 || mom.t != NULL, 2, "momentum needs a buffer");
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_profile_enter(c, "(sgd)", false);
   for (lua_Integer i = 0; i < p.n; i++) {
     pl_tensor *w = p.t[i];
     int64_t n = pl_numel(w);
@@ -184,6 +203,7 @@ static int l_sgd(lua_State *L) {
                  nesterov, first);
     }
   }
+  pl_profile_leave(c, (pl_work){.bytes = 3 * bytes_of(&p) + 2 * bytes_of(&mom)});
   bump(&p);
   bump(&mom);
   return 0;

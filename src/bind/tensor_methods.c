@@ -256,32 +256,57 @@ static int zero_grad(lua_State *L) {
   return 1;
 }
 
-#define GUARD_NAME "perilune.GradGuard"
+#define GUARD_NAME "perilune.ModeGuard"
+
+typedef struct mode {
+  bool grad_enabled, bf16;
+} mode;
 
 static int guard_close(lua_State *L) {
-  bool *was = luaL_checkudata(L, 1, GUARD_NAME);
-  pl_lua_ctx(L)->grad_enabled = *was;
+  const mode *was = luaL_checkudata(L, 1, GUARD_NAME);
+  pl_lua_ctx(L)->grad_enabled = was->grad_enabled;
+  pl_lua_ctx(L)->bf16 = was->bf16;
   return 0;
 }
 
-/* A guard that is closed on every way out: also errors keep their traceback. */
-static int no_grad(lua_State *L) {
+/* Pushes what brings the present mode back when it is closed, on every way out: also
+ * errors keep their traceback. */
+static void push_guard(lua_State *L) {
+  const pl_ctx *c = pl_lua_ctx(L);
+  mode *was = lua_newuserdatauv(L, sizeof *was, 0);
+  *was = (mode){c->grad_enabled, c->bf16};
+  luaL_setmetatable(L, GUARD_NAME);
+}
+
+/* Calls the function at 1 with what is above it in another mode. */
+static int call_in_mode(lua_State *L, const char *fn, mode to) {
   luaL_checkany(L, 1);
   if (lua_type(L, 1) != LUA_TFUNCTION) {
-    return pl_lua_raise(L, "no_grad: wants a function, got %s", luaL_typename(L, 1));
+    return pl_lua_raise(L, "%s: wants a function, got %s", fn, luaL_typename(L, 1));
   }
-  bool *was = lua_newuserdatauv(L, sizeof *was, 0);
-  *was = pl_lua_ctx(L)->grad_enabled;
-  if (luaL_newmetatable(L, GUARD_NAME)) {
-    lua_pushcfunction(L, guard_close);
-    lua_setfield(L, -2, "__close");
-  }
-  lua_setmetatable(L, -2);
+  pl_ctx *c = pl_lua_ctx(L);
+  push_guard(L);
   lua_insert(L, 1);
   lua_toclose(L, 1);
-  pl_lua_ctx(L)->grad_enabled = false;
+  c->grad_enabled = to.grad_enabled;
+  c->bf16 = to.bf16;
   lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);
   return lua_gettop(L) - 1; /* returning closes the guard */
+}
+
+static int no_grad(lua_State *L) {
+  return call_in_mode(L, "no_grad", (mode){false, pl_lua_ctx(L)->bf16});
+}
+
+static int autocast(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  const bool half = strcmp(name, "bf16") == 0;
+  if (!half && strcmp(name, "f32") != 0) {
+    return pl_lua_raise(L, "autocast: \"%s\" is not a precision to multiply in; wanted \"bf16\" or "
+                        "\"f32\" (as the tensors are)", name);
+  }
+  lua_remove(L, 1);
+  return call_in_mode(L, "autocast", (mode){pl_lua_ctx(L)->grad_enabled, half});
 }
 
 static int grad_enabled(lua_State *L) {
@@ -589,11 +614,9 @@ int pl_tensor_newindex(lua_State *L) {
   pl_ctx *c = pl_lua_ctx(L);
   pl_tensor *src = operand(L, 3, "x[i] = v", t);
   check_inplace(L, "x[i] = v", t);
-  bool *was = lua_newuserdatauv(L, sizeof *was, 0); /* recording is off while the view is taken */
-  *was = c->grad_enabled;
-  luaL_setmetatable(L, GUARD_NAME);
+  push_guard(L);
   lua_toclose(L, -1);
-  c->grad_enabled = false;
+  c->grad_enabled = false; /* while the view is taken */
   pl_tensor *view = t;
   if (lua_istable(L, 2)) {
     view = push_multi(L, t, 2);
@@ -667,6 +690,11 @@ const pl_bind_row pl_tensor_method_rows[] = {
     {"zero_grad", "x: tensor", "Tensor", "Forgets x.grad. Returns x.", M, zero_grad},
     {"no_grad", "f: function, ...", "any",
      "Calls f(...) without recording for backward; returns what f returns.", F, no_grad},
+    {"autocast", "dtype: dtype, f: function, ...", "any",
+     "Calls f(...) with the matrix products of linear layers, decoder and head in \"bf16\" (sums "
+     "in f32, as do weights, their gradients and the optimizer); returns what f returns. backward "
+     "follows what was computed, wherever it is called. \"f32\" switches it off inside.",
+     F, autocast},
     {"grad_enabled", "", "boolean", "Is recording for backward on?", F, grad_enabled},
     {"slice", "x: tensor, dim: dim, from: int, to: int = -1", "Tensor",
      "Positions from..to of one dim, both included, counted from 1 or from -1 at the end; a view. "

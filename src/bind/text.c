@@ -2,6 +2,7 @@
  * without its tokenizer would be worse than a stop. */
 #include <string.h>
 
+#include "base/profile.h"
 #include "bind/bind.h"
 #include "text/tokenizer.h"
 
@@ -81,7 +82,11 @@ static int tok_encode(lua_State *L) {
   const char *s = luaL_checklstring(L, 2, &n);
   bool special = option(L, 3, "encode", "add_special_tokens", true);
   work_box *w = new_work(L);
-  pl_lua_check(L, pl_tokenizer_encode(pl_lua_ctx(L), t, s, n, special, &w->ids));
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_profile_enter(c, "(tokenize)", false);
+  const pl_status st = pl_tokenizer_encode(c, t, s, n, special, &w->ids);
+  pl_profile_leave(c, (pl_work){.made = (double)w->ids.len * sizeof *w->ids.data});
+  pl_lua_check(L, st);
   push_ids(L, &w->ids);
   return 1;
 }
@@ -92,7 +97,11 @@ static int tok_encode_plain(lua_State *L) {
   size_t n = 0;
   const char *s = luaL_checklstring(L, 2, &n);
   work_box *w = new_work(L);
-  pl_lua_check(L, pl_tokenizer_encode_plain(pl_lua_ctx(L), t, s, n, &w->ids));
+  pl_ctx *c = pl_lua_ctx(L);
+  pl_profile_enter(c, "(tokenize)", false);
+  const pl_status st = pl_tokenizer_encode_plain(c, t, s, n, &w->ids);
+  pl_profile_leave(c, (pl_work){.made = (double)w->ids.len * sizeof *w->ids.data});
+  pl_lua_check(L, st);
   push_ids(L, &w->ids);
   return 1;
 }

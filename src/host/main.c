@@ -23,6 +23,8 @@ static const char usage[] =
     "       perilune -e CODE              runs CODE; pl is there\n"
     "       perilune -i [FILE.lua ...]    the session, after the script\n"
     "       perilune COMMAND [ARG...]     run, plan, recipes, runs, serve, doctor, help\n"
+    "       perilune --profile ...        before any of these: time by op on standard error\n"
+    "                                     afterwards; --profile=json as one line of JSON\n"
     "       perilune -v                   the version\n"
     "       perilune -h                   this text; perilune help says more on commands\n";
 
@@ -266,7 +268,24 @@ typedef struct job {
   int argc;
   char **argv;
   int code;
+  const char *profile; /* "text", "json" or NULL */
 } job;
+
+/* perilune.profile's start(), or stop(form); what fails is reported. */
+static int profile(lua_State *L, const char *what, const char *form) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "perilune.profile");
+  if (pl_host_call(L, 1, 1) != LUA_OK) {
+    return pl_host_report(L);
+  }
+  lua_getfield(L, -1, what);
+  lua_pushstring(L, form);
+  if (pl_host_call(L, 1, 0) != LUA_OK) {
+    return pl_host_report(L);
+  }
+  lua_pop(L, 1);
+  return 0;
+}
 
 static int no_arguments(lua_State *L) {
   if (isatty(STDIN_FILENO)) {
@@ -275,12 +294,7 @@ static int no_arguments(lua_State *L) {
   return run_chunk(L, luaL_loadfilex(L, NULL, "t"), 0);
 }
 
-static int run_job(lua_State *L) {
-  job *j = lua_touserdata(L, 1);
-  lua_settop(L, 0);
-  luaL_openlibs(L);
-  set_path(L);
-  pl_signals_install(L);
+static void run_arguments(lua_State *L, job *j) {
   bool session = false;
   bool did = false;
   int i = 1;
@@ -297,21 +311,23 @@ static int run_job(lua_State *L) {
       did = true;
     } else if (strcmp(o, "-h") == 0 || strcmp(o, "--help") == 0) {
       fputs(usage, stdout);
-      return 0;
+      return;
     } else if (strncmp(o, "-e", 2) == 0) {
       const char *code = o[2] != '\0' ? o + 2 : i + 1 < j->argc ? j->argv[++i] : NULL;
       if (code == NULL) {
         j->code = usage_error("-e needs an argument:", "CODE");
-        return 0;
+        return;
       }
       j->code = run_code(L, code);
       did = true;
-      if (j->code != 0) {
-        return 0;
-      }
+    } else if (strcmp(o, "--profile") == 0 || strcmp(o, "--profile=json") == 0) {
+      j->profile = o[9] == '=' ? "json" : "text";
+      j->code = profile(L, "start", j->profile);
     } else {
       j->code = usage_error("unknown option", o);
-      return 0;
+    }
+    if (j->code != 0) {
+      return;
     }
   }
   if (i < j->argc) {
@@ -330,6 +346,20 @@ static int run_job(lua_State *L) {
       pl_signals_clear(L);
     }
     j->code = pl_repl(L);
+  }
+}
+
+static int run_job(lua_State *L) {
+  job *j = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  luaL_openlibs(L);
+  set_path(L);
+  pl_signals_install(L);
+  run_arguments(L, j);
+  if (j->profile != NULL) {
+    pl_signals_clear(L); /* after Ctrl-C too, one wants to see where the time went */
+    const int code = profile(L, "stop", j->profile);
+    j->code = j->code != 0 ? j->code : code;
   }
   return 0;
 }

@@ -47,11 +47,11 @@ enum { AHEAD = 16 }; /* rows of B that are asked for before they are copied */
 /* A tile that sticks out over the right edge of C, from a copy: rare, and out
  * of line because inlining it into every tile made the compiler work for minutes. */
 static __attribute__((noinline)) void edge(
-    int mr, int nc, const real *t, int64_t ldt, real alpha, real beta, real *c, int64_t ldc) {
+    int mr, int nc, const real *t, int64_t ldt, real beta, real *c, int64_t ldc) {
   for (int i = 0; i < mr; i++) {
     for (int j = 0; j < nc; j++) {
       real *p = c + i * ldc + j;
-      *p = beta != 0 ? alpha * t[i * ldt + j] + beta * *p : alpha * t[i * ldt + j];
+      *p = beta != 0 ? t[i * ldt + j] + beta * *p : t[i * ldt + j];
     }
   }
 }

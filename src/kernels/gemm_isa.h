@@ -61,13 +61,20 @@ PL_INLINE void FN(tile)(const int mr, const int nv, int64_t kc, const real *a, c
     a += STEP;
     b += ldb;
   }
+  if (alpha != 1) {
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      acc[i][0] *= alpha;
+      acc[i][1] *= alpha;
+    }
+  }
   if (nc == nv * LANES) {
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
 #pragma GCC unroll 2
       for (int j = 0; j < nv; j++) {
         real *p = c + i * ldc + j * LANES;
-        V r = acc[i][j] * alpha;
+        V r = acc[i][j];
         if (beta != 0) {
           r += FN(ld)(p) * beta;
         }
@@ -82,7 +89,7 @@ PL_INLINE void FN(tile)(const int mr, const int nv, int64_t kc, const real *a, c
     FN(st)(t + i * NR, acc[i][0]);
     FN(st)(t + i * NR + LANES, acc[i][1]);
   }
-  edge(mr, nc, t, NR, alpha, beta, c, ldc);
+  edge(mr, nc, t, NR, beta, c, ldc);
 }
 
 #define CASE(mr)                                              \
@@ -235,8 +242,13 @@ ALONE void FN(pack_b)(bool tb, int64_t kc, int64_t nb, const real *b, int64_t ld
         }
       }
     }
+    int64_t used = ceil_div(imin(NR, nb - n), LANES) * LANES; /* no more are multiplied */
     for (; k < kc; k++) {
-      for (int64_t j = 0; j < NR; j++) {
+      int64_t j = 0;
+      for (; !tb && j < used && n + j + LANES <= nb; j += LANES) {
+        FN(st)(to + k * NR + j, FN(ld)(b + k * ldb + n + j));
+      }
+      for (; j < used; j++) {
         to[k * NR + j] = n + j < nb ? b[tb ? (n + j) * ldb + k : k * ldb + n + j] : 0;
       }
     }
@@ -305,7 +317,7 @@ TARGET static void FN(product)(bool ta, bool tb, int64_t M, int64_t N, int64_t K
       int64_t nb = imin(NB, N - n0);
       const real *b = tb ? B + n0 * ldb + k0 : B + k0 * ldb + n0;
       /* few rows pass: copying would cost more than gaps do */
-      bool in_place = !tb && M <= 2 * MR && nb % NR == 0;
+      bool in_place = !tb && M <= (nb <= 4 * NR ? 5 : 2) * MR && nb % LANES == 0;
       if (!in_place) {
         FN(pack_b)(tb, kc, nb, b, ldb, panels);
       }

@@ -20,7 +20,9 @@ enum {
   NR = 2 * LANES, /* columns of it */
   DEPTH = 384,    /* most pairs in a strip or panel */
   NB = 512,       /* columns of a block of panels */
-  TOGETHER = 8    /* strips of a transposed A that are copied at once */
+  TOGETHER = 8,   /* strips of a transposed A that are copied at once */
+  NEAR = 4 * NR,  /* columns up to which a product is small */
+  AHEAD = 16      /* rows that are asked for before they are copied */
 };
 
 /* The first n of 32 lanes. */
@@ -96,44 +98,71 @@ NATIVE_INLINE void transpose16(__m512i *r) {
 /* mr rows of A from (m0, k0) on: row behind row, `step` pairs apart. */
 NATIVE_ALONE void pack_rows(int mr, int64_t kc, const pl_mat *A, int64_t m0, int64_t k0,
                             int64_t step, uint32_t *out) {
+  const int size = A->half ? sizeof(pl_bf16) : sizeof(float);
   for (int i = 0; i < mr; i++) {
-    for (int64_t k = 0; k < kc; k += NR) {
-      _mm512_storeu_si512(out + i * step + k / 2,
-                          along(place(A, m0 + i, k0 + k), A->half, kc - k));
+    const char *p = place(A, m0 + i, k0);
+    uint32_t *to = out + i * step;
+    int64_t k = 0;
+    for (; k + NR <= kc; k += NR) {
+      _mm512_storeu_si512(to + k / 2, along(p + k * size, A->half, NR));
+    }
+    if (k < kc) {
+      _mm512_storeu_si512(to + k / 2, along(p + k * size, A->half, kc - k));
     }
   }
 }
 
-/* Strips s0 to s1 of `strips` that a transposed A is cut into: pair behind pair, 16 rows
- * each of which up to 14 count. Several at once, for each row of memory is a page of its own. */
-NATIVE_ALONE void pack_columns(int64_t s0, int64_t s1, int64_t strips, int64_t M, int64_t kc,
-                               const pl_mat *A, int64_t k0, uint32_t *out) {
+/* n strips of a transposed A, the first rows of which are m0[]: pair behind pair, 16 rows each
+ * of which up to 14 count. Several at once, for each row of memory is a page of its own. */
+NATIVE_ALONE void pack_columns(int n, const int64_t *m0, int64_t M, int64_t kc, const pl_mat *A,
+                               int64_t k0, uint32_t *out) {
+  const int64_t row = A->ld * (A->half ? 2 : 4);
+  const char *p[TOGETHER];
+  __mmask16 m[TOGETHER];
+  for (int s = 0; s < n; s++) {
+    p[s] = place(A, k0, m0[s]);
+    m[s] = (__mmask16)first(M - m0[s]);
+  }
   for (int64_t k = 0; k < kc; k += 2) {
-    for (int64_t s = s0; s < s1; s++) {
-      const int64_t m0 = s * M / strips;
-      const void *below = k + 1 < kc ? place(A, k0 + k + 1, m0) : NULL;
-      _mm512_storeu_si512(out + (s - s0) * LANES * DEPTH + k / 2 * LANES,
-                          across(place(A, k0 + k, m0), below, A->half, (__mmask16)first(M - m0)));
+    const bool both = k + 1 < kc;
+    for (int s = 0; s < n; s++) {
+      __builtin_prefetch(p[s] + AHEAD * row);
+      __builtin_prefetch(p[s] + (AHEAD + 1) * row);
+      _mm512_storeu_si512(out + s * LANES * DEPTH + k / 2 * LANES,
+                          across(p[s], both ? p[s] + row : NULL, A->half, m[s]));
+      p[s] += 2 * row;
     }
   }
 }
 
-/* nb columns of B from (k0, n0) on as panels, `step` from one to the next. */
+/* nb columns of B from (k0, n0) on as panels, `step` from one to the next. Wide blocks along
+ * the rows of memory, which come from far and are asked for early; narrow ones are near. */
 NATIVE_ALONE void pack_panels(int64_t kc, int64_t nb, const pl_mat *B, int64_t k0, int64_t n0,
                               int64_t step, uint32_t *out) {
-  for (int64_t k = 0; k < kc; k += NR) { /* a few rows at a time */
-    const int64_t end = k + NR < kc ? k + NR : kc;
+  const int64_t right = LANES * (B->half ? sizeof(pl_bf16) : sizeof(float));
+  const int64_t row = B->ld * (B->half ? 2 : 4);
+  const bool wide = nb > NEAR;
+  const int64_t rows = wide ? 2 : NR;
+  for (int64_t k = 0; k < kc; k += rows) {
+    const int64_t end = imin(kc, k + rows);
     for (int64_t n = 0; n < nb; n += NR) {
-      uint32_t *to = out + n / NR * step + k / 2 * NR;
+      uint32_t *to = out + n / NR * step + k * LANES;
       const __mmask32 m = first(nb - n);
+      const char *p = place(B, k0 + k, n0 + n);
       for (int64_t i = k; i < end; i += 2) {
-        const void *p = place(B, k0 + i, n0 + n);
-        const void *q = place(B, k0 + i, n0 + n + LANES);
-        const int64_t row = B->ld * (B->half ? 2 : 4);
-        const void *p2 = i + 1 < kc ? (const char *)p + row : NULL;
-        const void *q2 = i + 1 < kc ? (const char *)q + row : NULL;
-        _mm512_storeu_si512(to, across(p, p2, B->half, (__mmask16)m));
-        _mm512_storeu_si512(to + LANES, across(q, q2, B->half, (__mmask16)(m >> 16)));
+        const char *below = i + 1 < kc ? p + row : NULL;
+        if (wide) {
+          __builtin_prefetch(p + AHEAD * row, 0, 2);
+          __builtin_prefetch(p + (AHEAD + 1) * row, 0, 2);
+          if (!B->half) {
+            __builtin_prefetch(p + AHEAD * row + right, 0, 2);
+            __builtin_prefetch(p + (AHEAD + 1) * row + right, 0, 2);
+          }
+        }
+        _mm512_storeu_si512(to, across(p, below, B->half, (__mmask16)m));
+        _mm512_storeu_si512(to + LANES, across(p + right, below ? below + right : NULL, B->half,
+                                               (__mmask16)(m >> 16)));
+        p += 2 * row;
         to += NR;
       }
     }
@@ -161,12 +190,14 @@ NATIVE_ALONE void pack_panels_t(int64_t kc, int64_t nb, const pl_mat *B, int64_t
   }
 }
 
-/* Where a tile goes and how. */
+/* Where the tiles of a strip go and how; and the rows of A that come next, or NULL. */
 typedef struct target {
   float *c; /* or pl_bf16, where half */
   int64_t ld;
   float alpha, beta;
   bool half;
+  const char *next;
+  int64_t next_row, next_bytes;
 } target;
 
 /* The tile at the right edge of C, of which nc columns exist. */
@@ -174,7 +205,7 @@ NATIVE_ALONE void edge(int mr, int nc, const float *t, const target *to, int64_t
   for (int i = 0; i < mr; i++) {
     for (int j = 0; j < nc; j += LANES) {
       const __mmask16 m = (__mmask16)first(nc - j);
-      __m512 r = _mm512_loadu_ps(t + i * NR + j) * to->alpha;
+      __m512 r = _mm512_loadu_ps(t + i * NR + j);
       if (to->half) {
         _mm256_mask_storeu_epi16((pl_bf16 *)to->c + i * to->ld + n + j, m,
                                  (__m256i)_mm512_cvtneps_pbh(r));
@@ -220,13 +251,20 @@ NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, i
     a += ks;
     b += NR;
   }
+  if (to->alpha != 1) {
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      acc[i][0] *= to->alpha;
+      acc[i][1] *= to->alpha;
+    }
+  }
   if (whole && to->half) {
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
 #pragma GCC unroll 2
       for (int j = 0; j < nv; j++) {
         _mm256_storeu_si256((__m256i *)((pl_bf16 *)to->c + i * to->ld + n + j * LANES),
-                            (__m256i)_mm512_cvtneps_pbh(acc[i][j] * to->alpha));
+                            (__m256i)_mm512_cvtneps_pbh(acc[i][j]));
       }
     }
   } else if (whole) {
@@ -235,7 +273,7 @@ NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, i
 #pragma GCC unroll 2
       for (int j = 0; j < nv; j++) {
         float *p = to->c + i * to->ld + n + j * LANES;
-        __m512 r = acc[i][j] * to->alpha;
+        __m512 r = acc[i][j];
         if (to->beta != 0) {
           r += _mm512_loadu_ps(p) * to->beta;
         }
@@ -282,9 +320,15 @@ NATIVE_INLINE void some_rows(int mr, const int nv, int64_t kp, const char *a, in
 }
 #undef CASE
 
-NATIVE_INLINE void sweep(int mr, int64_t kp, const char *a, int64_t rs, const int64_t ks, int64_t nb,
-                         const uint32_t *b, int64_t step, const target *to) {
+NATIVE_INLINE void sweep(int mr, int64_t kp, const char *a, int64_t rs, const int64_t ks,
+                         int64_t nb, const uint32_t *b, int64_t step, const target *to) {
+  const int64_t panels = ceil_div(nb, NR);
   for (int64_t n = 0; n < nb; n += NR) {
+    for (int64_t i = n / NR; to->next && i < mr; i += panels) { /* a share of it with each panel */
+      for (int64_t x = 0; x < to->next_bytes; x += 64) {
+        __builtin_prefetch(to->next + i * to->next_row + x, 0, 2);
+      }
+    }
     const int nc = nb - n < NR ? (int)(nb - n) : NR;
     if (nc > LANES) {
       some_rows(mr, 2, kp, a, rs, ks, b, to, n, nc);
@@ -315,6 +359,7 @@ NATIVE static void native(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, fl
   const int64_t chunks = pairs > DEPTH ? ceil_div(pairs, DEPTH) : 1;
   const int64_t strips = ceil_div(M, MR); /* the rows shared out evenly */
   const int64_t together = ta ? TOGETHER : 1;
+  const int64_t size_a = A->half ? sizeof(pl_bf16) : sizeof(float);
   for (int64_t h = 0; h < chunks; h++) {
     const int64_t k0 = h * pairs / chunks * 2;
     const int64_t kc = imin(Kn, (h + 1) * pairs / chunks * 2) - k0;
@@ -326,17 +371,28 @@ NATIVE static void native(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, fl
       for (int64_t g = 0; g < strips; g += together) {
         const int64_t end = imin(strips, g + together);
         if (ta) {
-          pack_columns(g, end, strips, M, kc, A, k0, strip);
+          int64_t first_row[TOGETHER];
+          for (int64_t s = g; s < end; s++) {
+            first_row[s - g] = s * M / strips;
+          }
+          pack_columns((int)(end - g), first_row, M, kc, A, k0, strip);
         }
         for (int64_t s = g; s < end; s++) {
           const int64_t m0 = s * M / strips;
           const int mr = (int)((s + 1) * M / strips - m0);
-          const target to = {.c = (float *)place(C, m0, n0), .ld = C->ld, .alpha = alpha,
-                             .beta = h == 0 ? beta : 1, .half = C->half};
+          target to = {.c = (float *)place(C, m0, n0), .ld = C->ld, .alpha = alpha,
+                       .beta = h == 0 ? beta : 1, .half = C->half};
           if (ta) {
             sweep_columns(mr, kp, strip + (s - g) * LANES * DEPTH, nb, panels, deep * NR, &to);
+          } else if (A->half && kc % 2 == 0 && nb <= NEAR) { /* not worth a copy */
+            sweep_rows(mr, kp, place(A, m0, k0), A->ld * size_a, nb, panels, deep * NR, &to);
           } else {
             pack_rows(mr, kc, A, m0, k0, deep, strip);
+            if (nb > NEAR && s + 1 < strips) {
+              to.next = place(A, m0 + mr, k0);
+              to.next_row = A->ld * size_a;
+              to.next_bytes = kc * size_a;
+            }
             sweep_rows(mr, kp, strip, deep * (int64_t)sizeof(uint32_t), nb, panels, deep * NR, &to);
           }
         }

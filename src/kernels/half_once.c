@@ -216,7 +216,7 @@ void pl_gemm_bf16(bool ta, bool tb, int64_t M, int64_t N, int64_t K, float alpha
     const double each = (double)mb * (double)nb * (double)K;
     const int64_t longer = mb > nb ? mb : nb;
     const bool more = tiles < 4 ? each > 2e6 && longer > 32
-                                : tiles < 16 && each > 6e7 && longer >= 512;
+                                : tiles < 16 && each > 6e7 && longer >= 1024;
     if (!more) {
       break;
     }

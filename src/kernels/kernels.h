@@ -22,17 +22,6 @@
   /* the same, serial: products inside a block of the caller */                                    \
   void pl_gemm_small_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,   \
                          int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);         \
-  /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps)                           \
-   * (Zhang & Sennrich 2019) */                                                                    \
-  void pl_rms_norm_##S(int64_t N, int64_t C, const T *x, const T *w, T eps, T *y, T *rstd);        \
-  /* sets gx, adds to gw; each may be NULL */                                                      \
-  void pl_rms_norm_back_##S(int64_t N, int64_t C, const T *x, const T *w, const T *rstd,           \
-                            const T *gy, T *gx, T *gw, T *scratch);                                \
-  int64_t pl_rms_norm_back_scratch_##S(int64_t N, int64_t C);                                      \
-  /* rotary embedding, rotate-half form (Su et al. 2021): y[n,h,:] from x, position pos[n];        \
-   * inverse = the transposed rotation (the gradient). x == y allowed. Sets y. */                  \
-  void pl_rope_##S(int64_t N, int64_t H, int64_t D, const T *x, const int32_t *pos, T theta,       \
-                   bool inverse, T *y);                                                            \
   /* causal attention over sequences seq[s]..seq[s+1] of the N rows; q,y [N,H*D], k,v [N,K*D];     \
    * lse [N,H] = log sum exp of the scaled scores, kept for the gradient. Sets y, lse. */          \
   void pl_attention_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,           \
@@ -41,10 +30,6 @@
   void pl_attention_back_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,      \
                              const T *q, const T *k, const T *v, const T *y, const T *lse,         \
                              const T *gy, T *gq, T *gk, T *gv);                                    \
-  /* y = silu(a) * b, [n] */                                                                       \
-  void pl_silu_mul_##S(int64_t n, const T *a, const T *b, T *y);                                   \
-  /* sets ga, gb */                                                                                \
-  void pl_silu_mul_back_##S(int64_t n, const T *a, const T *b, const T *gy, T *ga, T *gb);         \
   /* y[n,:] = w[ids[n],:]; the gradient adds gy[n,:] into gw[ids[n],:] in row order */             \
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
   void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
@@ -70,6 +55,37 @@ PL_DECLARE_KERNELS(double, f64)
 
 /* Kernels with activations of type A, for reals of type T: also in bf16. */
 #define PL_DECLARE_ACT_KERNELS(T, A, S)                                                            \
+  /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps)                           \
+   * (Zhang & Sennrich 2019) */                                                                    \
+  void pl_rms_norm_##S(int64_t N, int64_t C, const T *x, const T *w, T eps, A *y, T *rstd);        \
+  /* y[n,c] = (x[n,c] - mean[n]) * rstd[n] * w[c] + b[c] (Ba et al. 2016); b may be NULL */        \
+  void pl_layer_norm_##S(int64_t N, int64_t C, const T *x, const T *w, const T *b, T eps, A *y,    \
+                         T *mean, T *rstd);                                                        \
+  /* set gx, or add to it where add; add to gw, gb; each may be NULL */                            \
+  void pl_rms_norm_back_##S(int64_t N, int64_t C, const T *x, const T *w, const T *rstd,           \
+                            const T *gy, bool add, T *gx, T *gw, T *scratch);                      \
+  void pl_layer_norm_back_##S(int64_t N, int64_t C, const T *x, const T *w, const T *mean,         \
+                              const T *rstd, const T *gy, bool add, T *gx, T *gw, T *gb,           \
+                              T *scratch);                                                         \
+  int64_t pl_norm_back_scratch_##S(int64_t N, int64_t C); /* of both, where gw or gb is wanted */  \
+  /* rotary embedding, rotate-half form (Su et al. 2021): y[n,h,:] from x, position pos[n];        \
+   * inverse = the transposed rotation (the gradient). Rows lie ld apart, heads side by side.      \
+   * x == y allowed. Sets y. */                                                                    \
+  void pl_rope_##S(int64_t N, int64_t H, int64_t D, int64_t ld, const A *x, const int32_t *pos,    \
+                   T theta, bool inverse, A *y);                                                   \
+  /* y = silu(a) * b, [n] */                                                                       \
+  void pl_silu_mul_##S(int64_t n, const A *a, const A *b, A *y);                                   \
+  /* sets ga, gb */                                                                                \
+  void pl_silu_mul_back_##S(int64_t n, const A *a, const A *b, const A *gy, A *ga, A *gb);         \
+  /* y = a/2 (1 + tanh(sqrt(2/pi) (a + 0.044715 a^3))), [n]; the gradient sets ga */               \
+  void pl_gelu_##S(int64_t n, const A *a, A *y);                                                   \
+  void pl_gelu_back_##S(int64_t n, const A *a, const A *gy, A *ga);                                \
+  /* y[n,:] += b, y [N,C] with rows ld apart */                                                    \
+  void pl_bias_##S(int64_t N, int64_t C, int64_t ld, const T *b, A *y);                            \
+  /* sets gb[c] = sum_n g[n,c], rows in order */                                                   \
+  void pl_bias_back_##S(int64_t N, int64_t C, int64_t ld, const A *g, T *gb);                      \
+  /* y = x + b to each row; b may be NULL */                                                       \
+  void pl_residual_##S(int64_t N, int64_t C, const T *x, const T *b, T *y);                        \
   /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]]; h [N,C], w [V,C]; rows NULL = 0..M-1. stats   \
    * (log sum exp and maxima) is for the gradient, and so is kept [M*V]: softmax's numerators,     \
    * or NULL, then the gradient computes the logits again. No logits but a block's are ever held. */ \

@@ -10,7 +10,7 @@
 #include "kernels/vmath.h"
 
 enum {
-  BLOCK_LOGITS = 2 << 20, /* logits in a block: 8 MiB of floats */
+  BLOCK_LOGITS = 1 << 18, /* logits in a block: 1 MiB of floats */
   BLOCK_MIN = 256,        /* columns */
   ROWS = 16               /* rows in a task */
 };

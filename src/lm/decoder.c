@@ -1,147 +1,9 @@
-/* The Llama forward pass on tape ops: see decoder.h. */
+/* The forward pass on tape ops: see decoder.h. */
 #include "lm/decoder.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "autograd/op.h"
-#include "lm/pack.h"
-
-pl_status pl_lm_config_check(pl_ctx *c, const pl_lm_config *g) {
-  const struct { const char *name; int64_t v; } sizes[] = {
-      {"the number of layers", g->n_layers}, {"the hidden size", g->hidden},
-      {"the number of heads", g->heads}, {"the number of key-value heads", g->kv_heads},
-      {"the head size", g->head_dim}, {"the feed-forward size", g->ffn},
-      {"the vocabulary size", g->vocab}, {"the context length", g->context}};
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    if (sizes[i].v < 1 || sizes[i].v > (int64_t)1 << 28) {
-      return pl_fail(c, PL_EINVAL, "decoder: %s is %lld; wanted 1 or more", sizes[i].name,
-                     (long long)sizes[i].v);
-    }
-  }
-  if (g->heads % g->kv_heads != 0) {
-    return pl_fail(c, PL_EINVAL, "decoder: %lld heads cannot share %lld key-value heads evenly",
-                   (long long)g->heads, (long long)g->kv_heads);
-  }
-  if (g->head_dim % 2 != 0) {
-    return pl_fail(c, PL_EINVAL, "decoder: head size %lld is odd; rotary embedding wants pairs",
-                   (long long)g->head_dim);
-  }
-  if (!(g->eps >= 0) || !(g->theta > 0)) {
-    return pl_fail(c, PL_EINVAL, "decoder: eps %g and rope theta %g; wanted >= 0 and > 0", g->eps,
-                   g->theta);
-  }
-  return PL_OK;
-}
-
-int64_t pl_decoder_n_weights(const pl_lm_config *g) {
-  return 2 + PL_LAYER_WEIGHTS * g->n_layers + (g->tied ? 0 : 1);
-}
-
-void pl_decoder_weight_info(const pl_lm_config *g, int64_t i, char name[48], int *ndim,
-                            int64_t shape[2]) {
-  const int64_t C = g->hidden;
-  const int64_t Q = g->heads * g->head_dim;
-  const int64_t K = g->kv_heads * g->head_dim;
-  const struct { const char *name; int64_t s0, s1; } part[PL_LAYER_WEIGHTS] = {
-      {"norm1", C, 0}, {"q", Q, C}, {"k", K, C}, {"v", K, C}, {"o", C, Q},
-      {"norm2", C, 0}, {"gate", g->ffn, C}, {"up", g->ffn, C}, {"down", C, g->ffn}};
-  const int64_t in_layers = PL_LAYER_WEIGHTS * g->n_layers;
-  if (i >= 1 && i <= in_layers) {
-    const int64_t layer = (i - 1) / PL_LAYER_WEIGHTS;
-    const int p = (int)((i - 1) % PL_LAYER_WEIGHTS);
-    (void)snprintf(name, 48, "layers.%lld.%s", (long long)layer, part[p].name);
-    shape[0] = part[p].s0;
-    shape[1] = part[p].s1;
-    *ndim = part[p].s1 == 0 ? 1 : 2;
-    return;
-  }
-  const bool norm = i == in_layers + 1;
-  (void)snprintf(name, 48, "%s", norm ? "norm" : i == 0 ? "embed" : "head");
-  shape[0] = norm ? C : g->vocab;
-  shape[1] = norm ? 0 : C;
-  *ndim = norm ? 1 : 2;
-}
-
-static pl_status weight_check(pl_ctx *c, const pl_lm_config *g, int64_t i, const pl_tensor *w,
-                              pl_dtype want) {
-  char name[48];
-  char got[128];
-  int nd;
-  int64_t s[2];
-  pl_decoder_weight_info(g, i, name, &nd, s);
-  const bool same = w->ndim == nd && w->shape[0] == s[0] && (nd == 1 || w->shape[1] == s[1]);
-  if (!same) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s has shape %s; wanted [%lld%s%.0lld]", name,
-                   pl_shape_str(w, got), (long long)s[0], nd == 2 ? ", " : "",
-                   (long long)(nd == 2 ? s[1] : 0));
-  }
-  if (w->dtype != want || (want != PL_F32 && want != PL_F64)) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s is %s; wanted f32 for all (or f64 for all)",
-                   name, pl_dtypes[w->dtype].name);
-  }
-  if (!pl_contiguous(w)) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s is a strided view; pass t:contiguous()", name);
-  }
-  return PL_OK;
-}
-
-pl_status pl_decoder_new(pl_ctx *c, const pl_lm_config *cfg, pl_tensor *const *w, int64_t n,
-                         pl_decoder **out) {
-  PL_TRY(pl_lm_config_check(c, cfg));
-  const int64_t want = pl_decoder_n_weights(cfg);
-  if (n != want) {
-    return pl_fail(c, PL_EINVAL, "decoder: got %lld weights; %lld layers want %lld", (long long)n,
-                   (long long)cfg->n_layers, (long long)want);
-  }
-  for (int64_t i = 0; i < n; i++) {
-    PL_TRY(weight_check(c, cfg, i, w[i], w[0]->dtype));
-  }
-  pl_decoder *d = pl_alloc_zero(c, sizeof *d);
-  if (d == NULL) {
-    return PL_ENOMEM;
-  }
-  d->layers = pl_alloc_zero(c, sizeof *d->layers * (size_t)cfg->n_layers);
-  if (d->layers == NULL) {
-    pl_free(c, d);
-    return PL_ENOMEM;
-  }
-  d->cfg = *cfg;
-  int64_t i = 0;
-  d->embed = pl_tensor_ref(w[i++]);
-  for (int64_t l = 0; l < cfg->n_layers; l++) {
-    pl_layer *y = &d->layers[l];
-    pl_tensor **part[PL_LAYER_WEIGHTS] = {&y->norm1, &y->q,    &y->k,  &y->v,   &y->o,
-                                          &y->norm2, &y->gate, &y->up, &y->down};
-    for (int p = 0; p < PL_LAYER_WEIGHTS; p++) {
-      *part[p] = pl_tensor_ref(w[i++]);
-    }
-  }
-  d->norm = pl_tensor_ref(w[i++]);
-  d->head = pl_tensor_ref(cfg->tied ? d->embed : w[i]);
-  *out = d;
-  return PL_OK;
-}
-
-void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
-  if (d == NULL) {
-    return;
-  }
-  for (int64_t l = 0; l < d->cfg.n_layers; l++) {
-    pl_layer *y = &d->layers[l];
-    pl_tensor *part[PL_LAYER_WEIGHTS] = {y->norm1, y->q,    y->k,  y->v,   y->o,
-                                         y->norm2, y->gate, y->up, y->down};
-    for (int p = 0; p < PL_LAYER_WEIGHTS; p++) {
-      pl_tensor_unref(part[p]);
-    }
-  }
-  pl_pack_drop(c, d->pack);
-  pl_tensor_unref(d->embed);
-  pl_tensor_unref(d->norm);
-  pl_tensor_unref(d->head);
-  pl_free(c, d->layers);
-  pl_free(c, d);
-}
 
 /* ---- forward ---- */
 
@@ -195,91 +57,51 @@ static pl_status step(pl_ctx *c, const pl_op *op, pl_tensor **in, int n, const p
   return st;
 }
 
-static void drop(pl_tensor **t) {
-  pl_tensor_unref(*t);
-  *t = NULL;
+/* *x <- y, which is made from it */
+static void advance(pl_tensor **x, pl_tensor *y) {
+  pl_tensor_unref(*x);
+  *x = y;
 }
 
-/* *x <- *x + W_o attention(rope(W_q h), rope(W_k h), W_v h), h = norm1(*x) */
-static pl_status attention_part(pl_ctx *c, const pl_lm_config *g, const pl_layer *y,
-                                pl_tensor *pos, pl_tensor *seq, pl_tensor **x) {
-  pl_tensor *t[8] = {NULL};
-  enum { NORM, Q, K, V, QR, KR, ATT, OUT };
-  const pl_args eps = {.f = {g->eps}, .n_f = 1};
-  const pl_args none = {.n_i = 0};
-  const pl_args rq = {.i = {g->heads}, .n_i = 1, .f = {g->theta}, .n_f = 1};
-  const pl_args rk = {.i = {g->kv_heads}, .n_i = 1, .f = {g->theta}, .n_f = 1};
-  const pl_args hk = {.i = {g->heads, g->kv_heads}, .n_i = 2};
-  pl_tensor *sum = NULL;
-  pl_status st = step(c, &pl_op_rms_norm, (pl_tensor *[]){*x, y->norm1}, 2, &eps, &t[NORM]);
+static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_tensor *pos,
+                       pl_tensor *seq, pl_tensor **x) {
+  const pl_lm_config *g = &d->cfg;
+  const bool layer_norm = g->norm == PL_NORM_LAYER;
+  pl_tensor *mix[] = {*x,     y->norm1, y->norm1_b, y->q,   y->k, y->v, y->o,
+                      y->q_b, y->k_b,   y->v_b,     y->o_b, pos,  seq,  NULL};
+  const pl_args mix_args = {
+      .i = {g->heads, g->kv_heads, g->window, layer_norm, d->checkpoint}, .n_i = 6,
+      .f = {g->eps, g->learned_pos ? 0 : g->theta}, .n_f = 2};
+  pl_tensor *out;
+  pl_status st = step(c, &pl_op_attention_block, mix, 14, &mix_args, &out);
+  advance(x, out);
   if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->q}, 2, &none, &t[Q]);
+    pl_tensor *ffn[] = {*x,    y->norm2, y->norm2_b, y->gate,
+                        y->up, y->down,  y->up_b,    y->down_b};
+    const pl_args ffn_args = {.i = {layer_norm, d->checkpoint}, .n_i = 3,
+                              .f = {g->eps}, .n_f = 1};
+    st = step(c, &pl_op_ffn_block, ffn, 8, &ffn_args, &out);
+    advance(x, out);
   }
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->k}, 2, &none, &t[K]);
-  }
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->v}, 2, &none, &t[V]);
-  }
-  drop(&t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_rope, (pl_tensor *[]){t[Q], pos}, 2, &rq, &t[QR]);
-  }
-  drop(&t[Q]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_rope, (pl_tensor *[]){t[K], pos}, 2, &rk, &t[KR]);
-  }
-  drop(&t[K]);
-  if (st == PL_OK) {
-    pl_tensor *in[] = {t[QR], t[KR], t[V], seq};
-    st = step(c, &pl_op_attention, in, 4, &hk, &t[ATT]);
-  }
-  drop(&t[QR]);
-  drop(&t[KR]);
-  drop(&t[V]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[ATT], y->o}, 2, &none, &t[OUT]);
-  }
-  drop(&t[ATT]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_add, (pl_tensor *[]){*x, t[OUT]}, 2, &none, &sum);
-  }
-  drop(&t[OUT]);
-  drop(x);
-  *x = sum;
   return st;
 }
 
-/* *x <- *x + W_down (silu(W_gate h) * (W_up h)), h = norm2(*x) */
-static pl_status ffn_part(pl_ctx *c, const pl_lm_config *g, const pl_layer *y, pl_tensor **x) {
-  pl_tensor *t[5] = {NULL};
-  enum { NORM, GATE, UP, MUL, OUT };
-  const pl_args eps = {.f = {g->eps}, .n_f = 1};
+/* Tokens and, where they are learned, positions as vectors. */
+static pl_status embed(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
+                       pl_tensor **x) {
   const pl_args none = {.n_i = 0};
+  pl_tensor *at = NULL;
   pl_tensor *sum = NULL;
-  pl_status st = step(c, &pl_op_rms_norm, (pl_tensor *[]){*x, y->norm2}, 2, &eps, &t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->gate}, 2, &none, &t[GATE]);
+  PL_TRY(step(c, &pl_op_embedding, (pl_tensor *[]){d->embed, ids}, 2, &none, x));
+  if (d->pos_embed == NULL) {
+    return PL_OK;
   }
+  pl_status st = step(c, &pl_op_embedding, (pl_tensor *[]){d->pos_embed, pos}, 2, &none, &at);
   if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[NORM], y->up}, 2, &none, &t[UP]);
+    st = step(c, &pl_op_add, (pl_tensor *[]){*x, at}, 2, &none, &sum);
   }
-  drop(&t[NORM]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_silu_mul, (pl_tensor *[]){t[GATE], t[UP]}, 2, &none, &t[MUL]);
-  }
-  drop(&t[GATE]);
-  drop(&t[UP]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_linear, (pl_tensor *[]){t[MUL], y->down}, 2, &none, &t[OUT]);
-  }
-  drop(&t[MUL]);
-  if (st == PL_OK) {
-    st = step(c, &pl_op_add, (pl_tensor *[]){*x, t[OUT]}, 2, &none, &sum);
-  }
-  drop(&t[OUT]);
-  drop(x);
-  *x = sum;
+  pl_tensor_unref(at);
+  advance(x, sum);
   return st;
 }
 
@@ -287,22 +109,19 @@ pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_t
                             pl_tensor *seq, pl_tensor **out) {
   const pl_lm_config *g = &d->cfg;
   PL_TRY(batch_check(c, d, ids, pos, seq));
-  const pl_args none = {.n_i = 0};
   const pl_args eps = {.f = {g->eps}, .n_f = 1};
   pl_tensor *x = NULL;
-  PL_TRY(step(c, &pl_op_embedding, (pl_tensor *[]){d->embed, ids}, 2, &none, &x));
-  pl_status st = PL_OK;
+  pl_status st = embed(c, d, ids, pos, &x);
   for (int64_t l = 0; l < g->n_layers && st == PL_OK; l++) {
-    st = attention_part(c, g, &d->layers[l], pos, seq, &x);
-    if (st == PL_OK) {
-      st = ffn_part(c, g, &d->layers[l], &x);
-    }
+    st = layer(c, d, &d->layers[l], pos, seq, &x);
     if (st == PL_OK) {
       st = pl_check_interrupt(c);
     }
   }
   if (st == PL_OK) {
-    st = step(c, &pl_op_rms_norm, (pl_tensor *[]){x, d->norm}, 2, &eps, out);
+    pl_tensor *in[] = {x, d->norm, d->norm_b};
+    st = g->norm == PL_NORM_LAYER ? step(c, &pl_op_layer_norm, in, 3, &eps, out)
+                                  : step(c, &pl_op_rms_norm, in, 2, &eps, out);
   }
   pl_tensor_unref(x);
   return st;

@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/mem_cache.h"
 #include "base/par.h"
+#include "base/profile.h"
 #include "base/rng.h"
 
 TEST(errors_are_prefixed_and_cut) {
@@ -438,4 +439,77 @@ TEST(the_clock_runs) {
   char name[128];
   pl_cpu_name(name);
   CHECK(strlen(name) > 8);
+}
+
+static const pl_profile_row *row_named(const pl_ctx *c, const char *name) {
+  for (int i = 0; i < c->profile->n; i++) {
+    if (strcmp(c->profile->rows[i].name, name) == 0) {
+      return &c->profile->rows[i];
+    }
+  }
+  return NULL;
+}
+
+static void wait_ms(double ms) {
+  for (double end = pl_now() + ms * 1e-3; pl_now() < end;) {
+  }
+}
+
+TEST(a_profile_counts_what_is_inside_once) {
+  pl_ctx *c = ctx();
+  pl_profile_enter(c, "off", false); /* nothing is on: nothing happens */
+  pl_profile_leave(c, (pl_work){0});
+  CHECK_OK(pl_profile_start(c));
+  const double began = pl_now();
+  pl_profile_enter(c, "outer", true);
+  wait_ms(1);
+  for (int i = 0; i < 2; i++) {
+    pl_profile_enter(c, "inner", false); /* used by a backward: counts as one */
+    wait_ms(2);
+    pl_profile_work(c, 10, 0);
+    pl_profile_leave(c, (pl_work){.bytes = 5});
+  }
+  pl_profile_work(c, 3, 0);
+  pl_profile_leave(c, (pl_work){.made = 7});
+  const double all = pl_now() - began;
+  CHECK_INT(c->profile->n, 2);
+  const pl_profile_row *outer = row_named(c, "outer");
+  const pl_profile_row *inner = row_named(c, "inner");
+  REQUIRE(outer != NULL && inner != NULL);
+  CHECK(outer->calls[0] == 0 && outer->calls[1] == 1 && outer->seconds[0] == 0);
+  CHECK(inner->calls[0] == 0 && inner->calls[1] == 2);
+  CHECK(inner->seconds[1] >= 4e-3 && outer->seconds[1] >= 1e-3);
+  CHECK(outer->seconds[1] + inner->seconds[1] <= all);
+  CHECK(outer->work.flop == 3 && outer->work.made == 7);
+  CHECK(inner->work.flop == 20 && inner->work.bytes == 10);
+  pl_profile_stop(c);
+  CHECK(c->profile == NULL);
+}
+
+TEST(a_profile_survives_depth_and_many_names) {
+  pl_ctx *c = ctx();
+  static char names[2 * PL_PROFILE_ROWS][8];
+  CHECK_OK(pl_profile_start(c));
+  pl_profile_leave(c, (pl_work){0}); /* nothing was entered */
+  for (int i = 0; i < 2 * PL_PROFILE_DEPTH; i++) {
+    pl_profile_enter(c, "deep", false);
+  }
+  pl_profile_work(c, 1, 0);
+  for (int i = 0; i < 2 * PL_PROFILE_DEPTH; i++) {
+    pl_profile_leave(c, (pl_work){0});
+  }
+  CHECK_INT(c->profile->depth, 0);
+  CHECK_INT(row_named(c, "deep")->calls[0], PL_PROFILE_DEPTH);
+  for (int i = 0; i < 2 * PL_PROFILE_ROWS; i++) {
+    snprintf(names[i], sizeof names[i], "n%d", i);
+    pl_profile_enter(c, names[i], false);
+    pl_profile_leave(c, (pl_work){.flop = 1});
+  }
+  CHECK_INT(c->profile->n, PL_PROFILE_ROWS);
+  double flop = 0;
+  for (int i = 0; i < c->profile->n; i++) {
+    flop += c->profile->rows[i].work.flop;
+  }
+  CHECK(flop == 2 * PL_PROFILE_ROWS + 1);
+  pl_profile_stop(c);
 }

@@ -28,7 +28,8 @@ typedef struct matrix {
   double *wide;
 } matrix;
 
-static matrix matrix_new(int64_t rows, int64_t cols, int64_t gap, bool half, bool rounded, int what) {
+static matrix matrix_new(int64_t rows, int64_t cols, int64_t gap, bool half, bool rounded,
+                         int what) {
   matrix x = {.m = {.ld = cols + gap, .half = half}};
   x.n = rows * x.m.ld;
   x.m.data = memory((size_t)x.n * (half ? 2 : 4));
@@ -111,10 +112,11 @@ TEST_EACH_ISA(products_of_awkward_shapes_match_twin) {
 
 /* deeper and wider than one block of every kind */
 TEST_EACH_ISA(products_beyond_a_block_match_twin) {
-  static const int64_t shapes[][3] = {{17, 33, 1601}, {3, 1061, 50}, {290, 270, 771}, {1, 600, 900}};
-  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+  static const int64_t shapes[][3] = {
+      {17, 33, 1601}, {3, 1061, 50}, {290, 270, 771}, {1, 600, 900}};
+  for (int s = 0; s < (int)(sizeof shapes / sizeof *shapes); s++) {
     for (int i = 0; i < 8; i++) {
-      if (!check_product((int)(s + 9 * (size_t)i) % KINDS, shapes[s][0], shapes[s][1], shapes[s][2])) {
+      if (!check_product((s + 9 * i) % KINDS, shapes[s][0], shapes[s][1], shapes[s][2])) {
         return;
       }
     }
@@ -144,7 +146,7 @@ TEST_EACH_ISA(products_pass_nan_and_infinity) {
     matrix b = matrix_new(kind & TB ? N : K, kind & TB ? K : N, 0, kind & HALF_B, true, 2);
     matrix c = matrix_new(M, N, 0, kind & HALF_C, true, 3);
     const float odd[2] = {NAN, INFINITY};
-    for (int row = 0; row < 2; row++) { /* NaN in row 0 of op(A), infinity in row 1, at the last k */
+    for (int row = 0; row < 2; row++) { /* NaN in row 0 of op(A), infinity in row 1: last k */
       const int64_t i = kind & TA ? (K - 1) * a.m.ld + row : row * a.m.ld + K - 1;
       if (a.m.half) {
         ((pl_bf16 *)a.m.data)[i] = pl_bf16_of(odd[row]);
@@ -212,7 +214,8 @@ TEST_EACH_ISA(conversions_match_the_scalar_ones) {
     for (int i = 0; i < n; i++) {
       const float want = pl_bf16_float(pl_bf16_of(x[i]));
       if (isnan(want) ? !isnan(back[i]) : y[i] != pl_bf16_of(x[i]) || back[i] != want) {
-        FAIL("%d of %d: %g became %g, wanted %g", i, n, (double)x[i], (double)back[i], (double)want);
+        FAIL("%d of %d: %g became %g, wanted %g", i, n, (double)x[i], (double)back[i],
+             (double)want);
         n = 0;
         break;
       }

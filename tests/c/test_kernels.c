@@ -160,7 +160,7 @@ TEST_EACH_ISA(rope_is_accurate_at_far_positions) {
     x[i] = (float)value(1, i);
     xd[i] = (double)x[i];
   }
-  pl_rope_f32(COUNT, 1, D, x, pos, 10000, false, y);
+  pl_rope_f32(COUNT, 1, D, D, x, pos, 10000, false, y);
   pl_ref_rope(COUNT, 1, D, xd, pos, 10000, false, yd);
   for (int i = 0; i < COUNT * D; i++) {
     if (!(fabs((double)y[i] - yd[i]) < 3e-7)) {

@@ -112,7 +112,7 @@ TEST_OF(N(rms_norm_matches_twin)) {
     T *rstd = memory((size_t)n * sizeof *rstd);
     T *gx = memory((size_t)(n * c) * sizeof *gx);
     T *gw = memory((size_t)c * sizeof *gw);
-    T *scratch = memory((size_t)N(pl_rms_norm_back_scratch)(n, c) * sizeof *scratch);
+    T *scratch = memory((size_t)N(pl_norm_back_scratch)(n, c) * sizeof *scratch);
     double *Y = doubles(n * c, 4);
     double *GX = doubles(n * c, 5);
     double *GW = doubles(c, 6);
@@ -121,7 +121,7 @@ TEST_OF(N(rms_norm_matches_twin)) {
     pl_ref_rms_norm(n, c, X, W, 1e-5, Y);
     pl_ref_rms_norm_back(n, c, X, W, 1e-5, GY, GX, GW);
     N(pl_rms_norm)(n, c, x, w, (T)1e-5, y, rstd);
-    N(pl_rms_norm_back)(n, c, x, w, rstd, gy, gx, gw, scratch);
+    N(pl_rms_norm_back)(n, c, x, w, rstd, gy, false, gx, gw, scratch);
     N(close)("rms_norm", n * c, y, Y);
     N(close)("rms_norm gx", n * c, gx, GX);
     N(close)("rms_norm gw", c, gw, GW);
@@ -147,7 +147,7 @@ TEST_OF(N(rope_matches_twin)) {
       pl_ref_rope(n, h, d, X, pos, 10000, inverse, Y);
       T *y = memory((size_t)(n * h * d) * sizeof *y);
       memcpy(y, x, (size_t)(n * h * d) * sizeof *y);
-      N(pl_rope)(n, h, d, y, pos, 10000, inverse, y); /* in place */
+      N(pl_rope)(n, h, d, h * d, y, pos, 10000, inverse, y); /* in place */
       N(close)("rope", n * h * d, y, Y);
       release(y);
     }

@@ -11,7 +11,7 @@
 #include "base/rng.h"
 #include "tensor/fill.h"
 
-enum { SLOTS = 8, MAX_SAMPLES = 40 };
+enum { SLOTS = 16, MAX_SAMPLES = 40 };
 
 typedef struct sample {
   pl_tensor *in[SLOTS];

@@ -47,6 +47,10 @@ expect "usage" 0 'usage: perilune.*FILE\.lua' '' "$bin" -h
 expect "code" 0 '^42 $' '' "$bin" -e 'print(6 * 7)'
 expect "code may be joined and repeated" 0 '^1 2 $' '' "$bin" '-ex = 1 print(x)' -e 'print(x + 1)'
 expect "pl is there for code" 0 'f32 \[2\]' '' "$bin" -e 'print(pl.zeros(2))'
+expect "a profile of code" 0 '^5' '^op .*calls.*exp .*outside.*all ' "$bin" --profile -e 'print(require("perilune").zeros(5):exp():sum():item())'
+expect "a profile as JSON" 0 '' '^\{"other":.*"name":"exp"' "$bin" --profile=json -e 'pl.zeros(5):exp()'
+expect "a profile after an error" 1 '' 'wrong.*outside' "$bin" --profile -e 'error "wrong"'
+expect "a profile of a command" 0 'rlaif' '^op .*all ' "$bin" recipes --profile
 expect "script arguments" 0 '^args.lua.2.a.a.b c $' '' "$bin" "$tmp/args.lua" a "b c"
 expect "unknown option" 2 '' 'unknown option --verison.*usage' "$bin" --verison
 expect "unknown command suggests" 2 '' 'recpies.*recipes' "$bin" recpies

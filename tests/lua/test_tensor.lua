@@ -158,6 +158,29 @@ T.test("gradients", function()
   T.raises(function() pl.arange(3):requires_grad_() end, "i64")
 end)
 
+T.test("autocast_multiplies_in_bf16_and_ends_with_the_call", function()
+  local x = pl.tensor { { 1 + 2 ^ -10, 1 } } -- the first rounds to 1 in bf16
+  local w = pl.tensor({ { 1, 2 ^ -10 } }):requires_grad_()
+  local exact, half = 1 + 2 ^ -9, 1 + 2 ^ -10
+  T.eq(pl.linear(x, w):item(), exact)
+  local y = pl.autocast("bf16", function(...)
+    T.eq(select("#", ...), 2)
+    T.eq(pl.autocast("f32", pl.linear, x, w):item(), exact)
+    T.eq(pl.linear(x:to "f64", w):item(), exact, "f64 is never rounded")
+    return pl.linear(x, w)
+  end, 1, 2)
+  T.eq(y:item(), half)
+  T.eq(y:dtype(), "f32")
+  y:backward(pl.tensor { { 1 + 2 ^ -10 } }) -- outside: follows the forward pass
+  T.eq(w.grad:tolist(), { { 1, 1 } })
+  T.eq(pl.linear(x, w):item(), exact, "off again")
+  T.raises(function() pl.autocast("bf16", function() error "inside" end) end, "inside")
+  T.eq(pl.linear(x, w):item(), exact, "an error must not leave it on")
+  T.raises(function() pl.autocast("f16", print) end, "bf16")
+  T.raises(function() pl.autocast("bf16", 3) end, "function")
+  T.ok(not pl.no_grad(function() return pl.autocast("bf16", pl.linear, x, w) end).requires_grad)
+end)
+
 T.test("gradcheck accepts right gradients and names wrong ones", function()
   T.ok(pl.gradcheck(function(a, b) return (a:matmul(b)):softmax(-1):log():sum() end,
     pl.randn(3, 4, { seed = 1 }), pl.randn(4, 5, { seed = 2 })))
@@ -263,7 +286,7 @@ local function torture(quick)
     function() return pl.tensor({ true, false }) end, function() return { shared, shared } end,
     function() return coroutine.create(print) end, function() return { seed = 1 } end,
   }
-  local skip = { free = true, seed = true, no_grad = true, op_rows = true }
+  local skip = { free = true, seed = true, no_grad = true, autocast = true, op_rows = true }
   local calls, raised = 0, 0
   local limit = core.base.memory_limit
   limit(1 << 30)

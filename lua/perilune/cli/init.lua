@@ -23,9 +23,11 @@ usage: perilune                                  the shell
        perilune serve DIR [key=value ...]        an OpenAI-compatible server for a model on disk
 
 flags: --json (run, plan, runs, ledger, doctor: one JSON object on standard output)
-       --quiet (no talk)   --home=DIR (where runs are kept; default ./runs or PL_HOME)]]
+       --quiet (no talk)   --home=DIR (where runs are kept; default ./runs or PL_HOME)
+       --profile (any command; before a script or -e too: time by op on standard error;
+                  --profile=json, or with --json: one line of JSON there)]]
 
-local FLAGS = { "--json", "--quiet", "--home=DIR" }
+local FLAGS = { "--json", "--quiet", "--home=DIR", "--profile" }
 
 -- A wrong call: exit status 2.
 ---@param message string
@@ -40,6 +42,8 @@ local function parse(args)
     local name, value = arg:match "^%-%-([%w-]+)=(.*)$"
     if arg == "--json" or arg == "--quiet" or arg == "--help" then
       flags[arg:sub(3)] = true
+    elseif arg == "--profile" or arg == "--profile=json" then
+      flags.profile = name and "json" or "text"
     elseif name == "home" and value ~= "" then
       flags.home = value
     elseif arg == "-h" then
@@ -69,7 +73,11 @@ local function dispatch(args)
   if not known then cli.misuse(options.unknown("command", command, table.move(COMMANDS, 1, #COMMANDS, 1, {}))) end
   if flags.home then require("perilune.study.store").set_home(flags.home) end
   local before = progress.quiet(flags.quiet or false)
-  local ok, status = pcall(require("perilune.cli." .. command), words, flags)
+  local run = require("perilune.cli." .. command)
+  local profile = flags.profile and require "perilune.profile"
+  if profile then profile.start() end
+  local ok, status = pcall(run, words, flags)
+  if profile then pcall(profile.stop, flags.json and "json" or flags.profile) end -- after Ctrl-C it cannot
   progress.quiet(before)
   if not ok then error(status, 0) end
   return status or 0

@@ -1,0 +1,80 @@
+-- What the workloads of `make bench` share: the clock, probes of the machine's peaks, rounds
+-- of probe and step in turn. The speed of a shared machine moves, so a figure counts only
+-- beside the peak of the same seconds.
+local base = require("perilune.core").base
+
+local M = {}
+
+function M.median(list)
+  local s = table.move(list, 1, #list, 1, {})
+  table.sort(s)
+  return s[(#s + 1) // 2]
+end
+
+---@return number seconds
+---@return any result of f
+function M.time(f)
+  local began = base.now()
+  local result = f()
+  return base.now() - began, result
+end
+
+-- f(amount) -> work done; gives 1e9 units a second over about 30 ms.
+local function rate(f, amount)
+  local seconds, work = M.time(function() return f(amount) end)
+  return work / seconds * 1e-9
+end
+
+-- By name: what the machine can do at most right now. nil: this build has no such probe.
+M.probes = {
+  f32 = function() return rate(base.fma_probe, 4000000) end,
+  bf16 = function()
+    if not base.bf16_probe then return nil end
+    local best = rate(base.bf16_probe, 4000000)
+    return best > 0 and best or M.probes.f32() -- without the instruction bf16 is computed in f32
+  end,
+  dram = function() return base.read_probe and rate(base.read_probe, 256 << 20) end,
+}
+M.units = { f32 = "GFLOP/s", bf16 = "GFLOP/s", dram = "GB/s" }
+
+---Runs probe and step in turn until the time is over, after `warm` steps that do not count.
+---@param seconds number
+---@param probe "f32"|"bf16"|"dram"|nil
+---@param step fun(): any
+---@param warm? integer
+---@return { median: number, best: number, n: integer, peak: number|nil, last: any, first: any }
+function M.rounds(seconds, probe, step, warm)
+  local first = nil
+  for _ = 1, warm or 2 do
+    local r = step()
+    if first == nil then first = r end
+  end
+  local times, peaks, last = {}, {}, nil
+  local stop = base.now() + seconds
+  repeat
+    peaks[#peaks + 1] = probe and M.probes[probe]()
+    local t, r = M.time(step)
+    times[#times + 1], last = t, r
+  until base.now() > stop and #times >= 3
+  local best = math.huge
+  for _, t in ipairs(times) do best = math.min(best, t) end
+  return { median = M.median(times), best = best, n = #times, first = first, last = last,
+    peak = #peaks > 0 and M.median(peaks) or nil }
+end
+
+---The figures of a result: rate in `unit`, share of the peak, both from the median step.
+---@param r table what rounds() gave
+---@param given { amount: number, unit: string, work?: number, probe?: string }  a step's amount; its flop, or bytes for dram
+function M.figures(r, given)
+  local out = { rate = given.amount / r.median, best_rate = given.amount / r.best, unit = given.unit,
+    ms = r.median * 1e3, best_ms = r.best * 1e3, rounds = r.n, first = r.first, last = r.last }
+  if given.work then
+    out.speed, out.speed_unit = given.work / r.median * 1e-9, M.units[given.probe]
+    out.peak, out.probe = r.peak, given.probe
+    out.share = r.peak and out.speed / r.peak
+    out.work = given.work
+  end
+  return out
+end
+
+return M

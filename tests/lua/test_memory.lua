@@ -1,0 +1,55 @@
+-- A training step that runs out of memory, anywhere: a clear error, the weights and the
+-- optimizer as they were, nothing leaked, and the step taken again gives the same bytes.
+local T = require "tests.lua.harness"
+local core = require "perilune.core"
+local pl = require "perilune"
+
+local QUICK = os.getenv "PL_TEST_QUICK" == "1"
+
+local function fresh()
+  local m = pl.models.new({
+    vocab_size = 61, hidden_size = 16, intermediate_size = 24, num_hidden_layers = 2, num_attention_heads = 2,
+    max_position_embeddings = 32, tie_word_embeddings = true,
+  }, { seed = 3 })
+  return m, pl.optim.adamw(m:parameters(), { lr = 1e-2 })
+end
+
+local ROWS = { { ids = { 1, 5, 9, 60, 2, 7 }, start = 2 }, { ids = { 4, 4, 8 }, start = 3 } }
+
+local function step(m, opt)
+  opt:zero_grad()
+  local loss = -m:completion_logprobs(ROWS):mean()
+  loss:backward()
+  opt:step()
+  return loss:item()
+end
+
+T.test("a_step_that_runs_out_of_memory_leaves_the_model_unharmed", function()
+  local twin, twin_opt = fresh()
+  step(twin, twin_opt)
+  local want = twin:hash()
+  local m, opt = fresh()
+  local before = m:hash()
+  collectgarbage()
+  collectgarbage()
+  local live, failed, n = pl.memory().live, 0, 1
+  while true do
+    core.base.fail_at(n)
+    local ok, message = pcall(step, m, opt)
+    core.base.fail_at(0)
+    if ok then break end
+    failed = failed + 1
+    T.ok(tostring(message):find "memory", message)
+    T.eq(m:hash(), before)
+    n = n + (QUICK and 7 or 1)
+  end
+  T.ok(failed > 20, failed)
+  T.eq(m:hash(), want)
+  opt:zero_grad()
+  collectgarbage()
+  collectgarbage()
+  local moments = 2 * 4 * m:num_parameters()
+  T.ok(pl.memory().live <= live + moments + 16384, ("%d bytes more"):format(pl.memory().live - live))
+end)
+
+T.done()
