@@ -27,15 +27,25 @@ static int64_t terms(bool ta, mat a) {
   return ta ? rows_of(a.t) : a.cols;
 }
 
-/* The profile is the context's, which a tensor knows. */
+/* For the profile, which is the context's, which a tensor knows: the parts of a block. */
 static void told(const pl_tensor *t, double flop) {
   pl_profile_work(t->storage->ctx, flop, 0);
 }
 
+static void begin(const pl_tensor *t, const char *part) {
+  pl_profile_enter(t->storage->ctx, part, false);
+}
+
+static void end(const pl_tensor *t) {
+  pl_profile_leave(t->storage->ctx, (pl_work){0});
+}
+
 void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y) {
+  begin(y.t, "products");
   told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
   pl_gemm_bf16(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, half_mat(a), half_mat(b), (float)how,
                half_mat(y));
+  end(y.t);
 }
 
 void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
@@ -43,12 +53,14 @@ void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
     pl_product_half(ta, tb, a, b, how, y);
     return;
   }
+  begin(y.t, "products");
   told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
 #define RUN(T, S)                                                                              \
   pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b),         \
               width(b.t), (T)how, at(y), width(y.t))
   BOTH(y.t->dtype)
 #undef RUN
+  end(y.t);
 }
 
 /* ---- biases ------------------------------------------------------------------- */
@@ -93,11 +105,13 @@ void pl_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double 
 #define LAYER(T, A, S)                                                                     \
   pl_layer_norm_##S(N, C, P(T, x), P(T, w), P(T, b), (T)eps, P(A, y), P(T, mean), P(T, rstd))
 #define RMS(T, A, S) pl_rms_norm_##S(N, C, P(T, x), P(T, w), (T)eps, P(A, y), P(T, rstd))
+  begin(y, "norm");
   if (mean != NULL) {
     EACH(y->dtype, LAYER)
   } else {
     EACH(y->dtype, RMS)
   }
+  end(y);
 #undef LAYER
 #undef RMS
 }
@@ -131,7 +145,9 @@ pl_status pl_norm_back(pl_ctx *c, const pl_tensor *x, const pl_tensor *w, const 
     RMS(T, S);       \
   }
   if (st == PL_OK) {
+    begin(x, "norm");
     BOTH(x->dtype)
+    end(x);
   }
 #undef LAYER
 #undef RMS
@@ -192,28 +208,13 @@ void pl_rotate(const pl_heads *h, bool inverse, pl_tensor *qkv) {
   if (h->theta == 0) {
     return;
   }
+  begin(qkv, "rope");
 #define RUN(T, A, S)                                                                            \
   pl_rope_##S(rows_of(qkv), h->H + h->K, h->D, width(qkv), P(A, qkv), pl_i32(h->pos), (T)h->theta, \
               inverse, P(A, qkv))
   EACH(qkv->dtype, RUN)
 #undef RUN
-}
-
-/* One of q, k, v alone, as reals. */
-static pl_status part(pl_ctx *c, mat m, pl_dtype real, pl_tensor **out) {
-  pl_tensor *v;
-  PL_TRY(pl_tensor_view(c, m.t, 2, PL_SHAPE(rows_of(m.t), m.cols), m.t->stride,
-                        m.t->offset + m.from, &v));
-  pl_status st = pl_dense(c, v, real, out);
-  pl_tensor_unref(v);
-  return st;
-}
-
-static pl_status parts(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_dtype real,
-                       pl_tensor **t) {
-  PL_TRY(part(c, pl_queries(h, qkv), real, &t[0]));
-  PL_TRY(part(c, pl_keys(h, qkv), real, &t[1]));
-  return part(c, pl_values(h, qkv), real, &t[2]);
+  end(qkv);
 }
 
 /* Of q k^T and of weights times v: half the square of each sequence, all of its parent. */
@@ -230,64 +231,45 @@ static double attention_flop(const pl_heads *h) {
   return 4 * pairs * (double)(h->H * h->D);
 }
 
+static pl_sequences sequences(const pl_heads *h) {
+  return (pl_sequences){.S = h->seq->shape[0] - 1, .seq = pl_i32(h->seq),
+                        .parent = h->parent != NULL ? pl_i32(h->parent) : NULL,
+                        .window = h->window};
+}
+
+/* Where m begins, and how far its rows are apart. */
+#define M(A, m) P(A, (m).t) + (m).from, width((m).t)
+
 pl_status pl_attend(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, pl_tensor *y,
                     pl_tensor *lse) {
   told(y, attention_flop(h));
-  const int64_t S_ = h->seq->shape[0] - 1;
-  const pl_dtype d = lse->dtype;
-  pl_tensor *t[4] = {NULL};
-  pl_status st = parts(c, h, qkv, d, t);
-  if (st == PL_OK) {
-    st = pl_tensor_new(c, d, 2, y->shape, &t[3]);
-  }
-  if (st == PL_OK) {
-#define RUN(T, S)                                                                             \
-  pl_attention_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                   P(T, t[3]), P(T, lse))
-    BOTH(d)
+  const pl_sequences s = sequences(h);
+  void *scratch;
+  PL_TRY(attention_scratch(c, &s, h->D, false, lse->dtype, &scratch));
+#define RUN(T, A, S)                                                                            \
+  pl_attention_##S(&s, h->H, h->K, h->D, M(A, pl_queries(h, qkv)), M(A, pl_keys(h, qkv)),        \
+                   M(A, pl_values(h, qkv)), P(A, y), P(T, lse), (T *)scratch)
+  EACH(qkv->dtype, RUN)
 #undef RUN
-    st = pl_tensor_copy(c, y, t[3]);
-  }
-  drop(t, 4);
-  return st;
+  pl_free(c, scratch);
+  return PL_OK;
 }
 
 pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, const pl_tensor *y,
                          const pl_tensor *lse, const pl_tensor *gy, pl_tensor *gqkv) {
   told(y, 2 * attention_flop(h));
-  const int64_t S_ = h->seq->shape[0] - 1;
-  const pl_dtype d = lse->dtype;
-  pl_tensor *t[5] = {NULL};
-  pl_tensor *g[3] = {NULL};
-  pl_status st = parts(c, h, qkv, d, t);
-  if (st == PL_OK) {
-    st = pl_as_dtype(c, y, d, &t[3]);
-  }
-  if (st == PL_OK) {
-    st = pl_as_dtype(c, gy, d, &t[4]);
-  }
-  for (int j = 0; j < 3 && st == PL_OK; j++) {
-    st = pl_tensor_like(c, t[j], &g[j]);
-  }
-  if (st == PL_OK) {
-#define RUN(T, S)                                                                                  \
-  pl_attention_back_##S(S_, pl_i32(h->seq), h->H, h->K, h->D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                        P(T, t[3]), P(T, lse), P(T, t[4]), P(T, g[0]), P(T, g[1]), P(T, g[2]))
-    BOTH(d)
+  const pl_sequences s = sequences(h);
+  void *scratch;
+  PL_TRY(attention_scratch(c, &s, h->D, true, lse->dtype, &scratch));
+#define RUN(T, A, S)                                                                             \
+  pl_attention_back_##S(&s, h->H, h->K, h->D, M(A, pl_queries(h, qkv)), M(A, pl_keys(h, qkv)),    \
+                        M(A, pl_values(h, qkv)), P(A, y), P(T, lse), P(A, gy),                    \
+                        M(A, pl_queries(h, gqkv)), M(A, pl_keys(h, gqkv)),                        \
+                        M(A, pl_values(h, gqkv)), (T *)scratch)
+  EACH(qkv->dtype, RUN)
 #undef RUN
-  }
-  mat to[3] = {pl_queries(h, gqkv), pl_keys(h, gqkv), pl_values(h, gqkv)};
-  for (int j = 0; j < 3 && st == PL_OK; j++) {
-    pl_tensor *v;
-    st = pl_tensor_view(c, gqkv, 2, g[j]->shape, gqkv->stride, gqkv->offset + to[j].from, &v);
-    if (st == PL_OK) {
-      st = pl_tensor_copy(c, v, g[j]);
-      pl_tensor_unref(v);
-    }
-  }
-  drop(t, 5);
-  drop(g, 3);
-  return st;
+  pl_free(c, scratch);
+  return PL_OK;
 }
 
 /* ---- the activation function --------------------------------------------------- */
@@ -295,11 +277,13 @@ pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, con
 void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y) {
 #define GELU(T, A, S) pl_gelu_##S(pl_numel(up), P(A, up), P(A, y))
 #define SILU(T, A, S) pl_silu_mul_##S(pl_numel(up), P(A, gate), P(A, up), P(A, y))
+  begin(up, "activation");
   if (gate == NULL) {
     EACH(up->dtype, GELU)
   } else {
     EACH(up->dtype, SILU)
   }
+  end(up);
 #undef GELU
 #undef SILU
 }
@@ -309,11 +293,13 @@ void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tenso
 #define GELU(T, A, S) pl_gelu_back_##S(pl_numel(up), P(A, up), P(A, gy), P(A, gup))
 #define SILU(T, A, S) \
   pl_silu_mul_back_##S(pl_numel(up), P(A, gate), P(A, up), P(A, gy), P(A, ggate), P(A, gup))
+  begin(up, "activation");
   if (gate == NULL) {
     EACH(up->dtype, GELU)
   } else {
     EACH(up->dtype, SILU)
   }
+  end(up);
 #undef GELU
 #undef SILU
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "autograd/opkit.h"
+#include "kernels/kernels.h"
 #include "base/profile.h"
 
 /* Calls f_f32 or f_f64: RUN is a macro of (type, suffix) defined around it. */
@@ -130,6 +131,16 @@ static inline pl_status twin_out(pl_ctx *c, pl_call *k, pl_tensor *y, pl_dtype d
   pl_tensor_unref(y);
   k->n_out = 1;
   return st;
+}
+
+/* What the attention kernels want beside their tensors, all threads together. */
+static inline pl_status attention_scratch(pl_ctx *c, const pl_sequences *q, int64_t D, bool back,
+                                          pl_dtype real, void **out) {
+  size_t bytes;
+  PL_TRY(pl_size_mul(c, (size_t)pl_attention_scratch_f64(q, D, back), pl_dtypes[real].size,
+                     &bytes));
+  *out = pl_alloc(c, bytes);
+  return *out ? PL_OK : PL_ENOMEM;
 }
 
 static inline pl_status ints(pl_ctx *c, int64_t n, const int32_t *v, pl_tensor **out) {

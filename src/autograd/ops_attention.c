@@ -66,15 +66,21 @@ static pl_status attention_forward(pl_ctx *c, pl_call *k) {
   if (st == PL_OK) {
     st = pl_tensor_new(c, d, 2, PL_SHAPE(N, h.H), &k->saved[1]);
   }
+  const pl_sequences q = {.S = h.S, .seq = pl_i32(t[3])};
+  void *scratch = NULL;
+  if (st == PL_OK) {
+    st = attention_scratch(c, &q, h.D, false, d, &scratch);
+  }
   if (st == PL_OK) {
     k->saved[0] = pl_tensor_ref(k->out[0]);
-#define RUN(T, S_)                                                                            \
-  pl_attention_##S_(h.S, pl_i32(t[3]), h.H, h.K, h.D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                    P(T, k->out[0]), P(T, k->saved[1]))
+#define RUN(T, S_)                                                                               \
+  pl_attention_##S_(&q, h.H, h.K, h.D, P(T, t[0]), h.H *h.D, P(T, t[1]), h.K *h.D, P(T, t[2]),   \
+                    h.K *h.D, P(T, k->out[0]), P(T, k->saved[1]), (T *)scratch)
     BOTH(d)
 #undef RUN
     pl_profile_work(c, attention_flop(&h, pl_i32(t[3])), 0);
   }
+  pl_free(c, scratch);
   drop(t, 4);
   return st;
 }
@@ -90,15 +96,22 @@ static pl_status attention_backward(pl_ctx *c, const pl_node *n, pl_tensor *cons
   for (int j = 0; j < 3 && st == PL_OK; j++) {
     st = pl_tensor_new(c, d, 2, n->in[j]->shape, &gin[j]);
   }
+  const pl_sequences q = {.S = h.S, .seq = pl_i32(t[3])};
+  void *scratch = NULL;
   if (st == PL_OK) {
-#define RUN(T, S_)                                                                                 \
-  pl_attention_back_##S_(h.S, pl_i32(t[3]), h.H, h.K, h.D, P(T, t[0]), P(T, t[1]), P(T, t[2]), \
-                         P(T, n->saved[0]), P(T, n->saved[1]), P(T, gout[0]), P(T, gin[0]),    \
-                         P(T, gin[1]), P(T, gin[2]))
+    st = attention_scratch(c, &q, h.D, true, d, &scratch);
+  }
+  if (st == PL_OK) {
+#define RUN(T, S_)                                                                              \
+  pl_attention_back_##S_(&q, h.H, h.K, h.D, P(T, t[0]), h.H *h.D, P(T, t[1]), h.K *h.D,         \
+                         P(T, t[2]), h.K *h.D, P(T, n->saved[0]), P(T, n->saved[1]),            \
+                         P(T, gout[0]), P(T, gin[0]), h.H *h.D, P(T, gin[1]), h.K *h.D,         \
+                         P(T, gin[2]), h.K *h.D, (T *)scratch)
     BOTH(d)
 #undef RUN
     pl_profile_work(c, 2 * attention_flop(&h, pl_i32(t[3])), 0);
   }
+  pl_free(c, scratch);
   drop(t, 4);
   return st;
 }

@@ -41,10 +41,13 @@ static pl_status parent_check(pl_ctx *c, const pl_tensor *parent, int64_t S) {
     return pl_fail(c, PL_EINVAL, "parent is %s, wanted [%lld], one entry a sequence",
                    pl_shape_str(parent, s), (long long)S);
   }
+  int64_t root = -1;
   for (int64_t s = 0; s < S; s++) {
-    if (p[s] != -1 && (p[s] < 0 || p[s] >= s || p[p[s]] != -1)) {
-      return pl_fail(c, PL_EINVAL, "parent of sequence %lld is %d; wanted -1 or an earlier "
-                     "sequence without a parent of its own", (long long)s + 1, p[s]);
+    root = p[s] == -1 ? s : root;
+    if (p[s] != -1 && p[s] != root) {
+      return pl_fail(c, PL_EINVAL, "parent of sequence %lld is %d; wanted -1, or the nearest "
+                     "sequence before it that has none: %lld", (long long)s + 1, p[s],
+                     (long long)root);
     }
   }
   return PL_OK;
@@ -137,7 +140,10 @@ static pl_status mix(pl_ctx *c, work *w) {
   pl_rotate(&w->h, false, w->kept[QKV]);
   PL_TRY(pl_matrix(c, w->act, w->N, w->h.H * w->h.D, &w->kept[MIXED]));
   PL_TRY(pl_matrix(c, w->real, w->N, w->h.H, &w->kept[LSE]));
-  return pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_enter(c, "attention", false);
+  const pl_status st = pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_leave(c, (pl_work){0});
+  return st;
 }
 
 static pl_status forward_in(pl_ctx *c, pl_call *k, work *w) {
@@ -175,8 +181,10 @@ static pl_status mix_back(pl_ctx *c, const work *w, const pl_tensor *g, pl_tenso
   pl_tensor *gmixed;
   PL_TRY(pl_tensor_like(c, w->kept[MIXED], &gmixed));
   pl_product(false, false, pl_whole(g), pl_whole(w->in[O_W]), PL_SET, pl_whole(gmixed));
+  pl_profile_enter(c, "attention", true);
   const pl_status st =
       pl_attend_back(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE], gmixed, gqkv);
+  pl_profile_leave(c, (pl_work){0});
   pl_tensor_unref(gmixed);
   pl_rotate(&w->h, true, gqkv);
   return st;
@@ -300,6 +308,10 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
       PL_TRY(inputs(c, d, 81, true, &(shape){5, 35, 2, 1, 2, .layer = true, .bias = true}, k));
       k->args.i[CHECKPOINT] = 1;
       return ints(c, INTS(0, 5), &k->in[SEQ]);
+    case 5: /* a prompt with two answers, one sequence alone, a prompt with one answer */
+      PL_TRY(inputs(c, d, 61, false, &(shape){12, 6, 4, 2, 2, .theta = 100}, k));
+      PL_TRY(ints(c, INTS(-1, 0, 0, -1, -1, 4), &k->in[PARENT]));
+      return ints(c, INTS(0, 3, 5, 6, 8, 10, 12), &k->in[SEQ]);
     default:
       return pl_no_more(c);
   }

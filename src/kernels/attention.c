@@ -3,227 +3,304 @@
  * running maximum and sum of Milakov & Gimelshein 2018 (as in Dao et al. 2022).
  * The gradient computes the weights again from the kept log-sum-exp.
  *
- * A block of work is one head of a few whole sequences (forward), or one group
- * of heads that share keys (gradient): fixed by the shapes alone. */
+ * A unit of work is one head (forward) or one group of heads that share keys
+ * (gradient) of a few whole families of sequences: a sequence and those that it is the
+ * parent of. Units are fixed by the shapes alone. Keys and values of a family are
+ * copied once, in the order in which the products read them. */
 #include <math.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
+#include "kernels/corner.h"
 #include "kernels/impl.h"
-#include "kernels/vmath.h"
+
+#if PL_IS_FLOAT
+typedef int32_t real_bits;
+#define PER_16 4
+#define PER_32 8
+#define PER_64 16
+#else
+typedef int64_t real_bits;
+#define PER_16 2
+#define PER_32 4
+#define PER_64 8
+#endif
+
+#define NONE ((real)-1e30)  /* the score of a key that must not be seen */
+#define LEAST ((real)-1e25) /* below any other, scaled */
+#define LOG2E ((real)1.44269504088896340736)
+#define LN2 ((real)0.693147180559945309417)
 
 enum {
-  QB = 32,  /* queries in a block */
-  KB = 128, /* keys in a block: QB * KB scores live on the stack */
-  TOKENS = 64 /* a block of work takes sequences until it has about this many */
+  TOKENS = 64,     /* a unit takes families until it has about this many */
+  MOST_LANES = 32, /* queries in a block, at most */
+  MOST_KEYS = 112  /* keys in a block, at most */
 };
 
 typedef struct att_job {
-  int64_t S, H, K, D, per; /* per: sequences in a block of work */
-  const int32_t *seq;
-  const real *q, *k, *v;
-  real *y, *lse;
-  const real *y_in, *lse_in, *gy;
-  real *gq, *gk, *gv;
+  int64_t S, H, K, D, window, per; /* per: sequences in a unit */
+  const int32_t *seq, *parent;
+  int64_t longest; /* keys that a sequence sees, at most */
+  const act *q, *k, *v;
+  int64_t ldq, ldk, ldv;
+  act *y;
+  real *lse;
+  const act *y_in, *gy;
+  const real *lse_in;
+  act *gq, *gk, *gv;
+  int64_t ldgq, ldgk, ldgv;
   real scale;
+  real *scratch;
+  int64_t room; /* of one thread */
 } att_job;
 
-/* Row i may see keys [0, i + 1 - k0) of this block; the rest becomes 0.
- * Scores turn into exp(score - top); returns their sum. */
-PL_INLINE real soften(int64_t seen, int64_t kb, real top, real *s) {
-  real lane[16] = {0};
-  int64_t c = 0;
-  for (; c + 16 <= seen; c += 16) {
-    for (int l = 0; l < 16; l++) {
-      real e = k_exp(s[c + l] - top);
-      s[c + l] = e;
-      lane[l] += e;
-    }
-  }
-  for (int w = 8; w > 0; w /= 2) {
-    for (int l = 0; l < w; l++) {
-      lane[l] += lane[l + w];
-    }
-  }
-  for (; c < seen; c++) {
-    s[c] = k_exp(s[c] - top);
-    lane[0] += s[c];
-  }
-  for (; c < kb; c++) {
-    s[c] = 0;
-  }
-  return lane[0];
+/* ---- sequences and their families ---------------------------------------------------- */
+
+typedef struct att_view {
+  int64_t at;             /* number of the sequence */
+  int64_t begin, length;  /* its rows */
+  int64_t before, parent; /* keys of its parent, and where they begin */
+  int64_t keys;           /* before + length */
+} att_view;
+
+static bool is_child(const att_job *j, int64_t s) {
+  return j->parent && j->parent[s] >= 0;
 }
 
-PL_INLINE real row_max(int64_t n, const real *s) {
-  real lane[8];
-  for (int l = 0; l < 8; l++) {
-    lane[l] = s[0];
+static void look(const att_job *j, int64_t at, att_view *s) {
+  *s = (att_view){.at = at};
+  if (at >= j->S) {
+    return;
   }
-  int64_t c = 0;
-  for (; c + 8 <= n; c += 8) {
-    for (int l = 0; l < 8; l++) {
-      lane[l] = s[c + l] > lane[l] ? s[c + l] : lane[l];
-    }
+  s->begin = j->seq[at];
+  s->length = j->seq[at + 1] - s->begin;
+  if (is_child(j, at)) {
+    s->parent = j->seq[j->parent[at]];
+    s->before = j->seq[j->parent[at] + 1] - s->parent;
   }
-  real top = lane[0];
-  for (int l = 1; l < 8; l++) {
-    top = lane[l] > top ? lane[l] : top;
-  }
-  for (; c < n; c++) {
-    top = s[c] > top ? s[c] : top;
-  }
-  return top;
+  s->keys = s->before + s->length;
 }
 
-/* Queries q0..q0+qb of one sequence whose first row is n0. */
-PL_INLINE void forward_queries(const att_job *j, int64_t n0, int64_t h, int64_t q0, int64_t qb) {
+/* A unit begins with the first sequence from its share on that is nobody's child. */
+static void view_first(const att_job *j, int64_t unit, att_view *s) {
+  int64_t at = unit * j->per;
+  while (at < j->S && is_child(j, at)) {
+    at++;
+  }
+  look(j, at, s);
+}
+
+static bool view_here(const att_job *j, int64_t unit, const att_view *s) {
+  return s->at < j->S && (s->at < (unit + 1) * j->per || is_child(j, s->at));
+}
+
+static void view_next(const att_job *j, att_view *s) {
+  look(j, s->at + 1, s);
+}
+
+/* The row of key i, those of the parent counted first. */
+PL_INLINE int64_t key_row(const att_view *s, int64_t i) {
+  return i < s->before ? s->parent + i : s->begin + i - s->before;
+}
+
+/* ---- room ------------------------------------------------------------------------------ */
+
+/* Parts of one thread's scratch. Cells are at most as large as reals. */
+typedef struct att_room {
+  int64_t keys; /* even */
+  int64_t ld;   /* of gk and gv */
+  real *key_rows, *value_rows, *channels, *line;
+  real *queries, *grads, *query_panels, *grad_panels;
+  real *s, *ds, *weights, *p_square, *ds_square; /* [keys of a block, queries] */
+  real *t;                                       /* [D, queries] */
+  real *gk, *gv;                                 /* [keys, ld] */
+} att_room;
+
+static int64_t take(real **at, real *memory, int64_t used, int64_t n) {
+  *at = memory ? memory + used : NULL;
+  return used + (n + 15) / 16 * 16;
+}
+
+/* Lays out the parts (nowhere, where memory is NULL) and returns how much they take. Strips
+ * waste up to a third. */
+static int64_t room_of(int64_t longest, int64_t D, bool back, real *memory, att_room *r) {
+  const int64_t keys = (longest + MOST_KEYS + 1) / 2 * 2;
+  const int64_t channels = D * 3 / 2 + 32;
+  const int64_t strips = (keys * 3 / 2 + 32) * (D + 1);
+  const int64_t block = (MOST_KEYS + 16) * MOST_LANES;
+  const int64_t panel = (D + MOST_LANES) * MOST_LANES;
+  *r = (att_room){.keys = keys, .ld = (D + 15) / 16 * 16};
+  int64_t n = take(&r->key_rows, memory, 0, strips);
+  n = take(&r->channels, memory, n, channels * keys);
+  n = take(&r->line, memory, n, D + 32);
+  n = take(&r->queries, memory, n, panel);
+  n = take(&r->t, memory, n, panel);
+  n = take(&r->s, memory, n, block);
+  n = take(&r->weights, memory, n, block);
+  if (back) {
+    n = take(&r->value_rows, memory, n, strips);
+    n = take(&r->grads, memory, n, panel);
+    n = take(&r->query_panels, memory, n, panel);
+    n = take(&r->grad_panels, memory, n, panel);
+    n = take(&r->ds, memory, n, block);
+    n = take(&r->p_square, memory, n, block);
+    n = take(&r->ds_square, memory, n, block);
+    n = take(&r->gk, memory, n, keys * r->ld);
+    n = take(&r->gv, memory, n, keys * r->ld);
+  }
+  return n;
+}
+
+static void room_for(const att_job *j, real *memory, bool back, att_room *r) {
+  (void)room_of(j->longest, j->D, back, memory, r);
+}
+
+static int64_t longest(const pl_sequences *q) {
+  int64_t most = 0;
+  for (int64_t s = 0; s < q->S; s++) {
+    int64_t n = q->seq[s + 1] - q->seq[s];
+    if (q->parent && q->parent[s] >= 0) {
+      n += q->seq[q->parent[s] + 1] - q->seq[q->parent[s]];
+    }
+    most = imax(most, n);
+  }
+  return most;
+}
+
+int64_t K(attention_scratch)(const pl_sequences *seqs, int64_t D, bool back) {
+  att_room r;
+  return pl_threads() * room_of(longest(seqs), D, back, NULL, &r);
+}
+
+/* ---- the gradient of keys and values ---------------------------------------------------- */
+
+/* A sequence begins with no gradient; its parent goes on with what it has. */
+static void zero_keys(const att_job *j, const att_view *s, att_room *r) {
+  (void)j;
+  const size_t bytes = (size_t)(s->length * r->ld) * sizeof(real);
+  memset(r->gk + s->before * r->ld, 0, bytes);
+  memset(r->gv + s->before * r->ld, 0, bytes);
+}
+
+/* Its parent's rows are written once more by each child. */
+PL_VARIANTS(void, put_keys, (const att_job *j, const att_view *s, int64_t kh, const att_room *r),
+            (j, s, kh, r)) {
   const int64_t D = j->D;
-  const int64_t ldq = j->H * D;
-  const int64_t ldk = j->K * D;
-  const int64_t kh = h / (j->H / j->K);
-  const real *q = j->q + (n0 + q0) * ldq + h * D;
-  const real *k = j->k + n0 * ldk + kh * D;
-  const real *v = j->v + n0 * ldk + kh * D;
-  real *y = j->y + (n0 + q0) * ldq + h * D;
-  real s[QB * KB];
-  real top[QB];
-  real sum[QB];
-  for (int64_t k0 = 0; k0 < q0 + qb; k0 += KB) {
-    int64_t kb = imin(KB, q0 + qb - k0);
-    K(gemm_small)(false, true, qb, kb, D, j->scale, q, ldq, k + k0 * ldk, ldk, 0, s, kb);
-    for (int64_t i = 0; i < qb; i++) {
-      int64_t seen = imin(kb, q0 + i + 1 - k0);
-      real *row = s + i * kb;
-      if (seen <= 0) { /* the whole block lies in this query's future */
-        soften(0, kb, 0, row);
-        continue;
-      }
-      real m = row_max(seen, row);
-      if (k0 == 0) {
-        top[i] = m;
-        sum[i] = soften(seen, kb, m, row);
-        continue;
-      }
-      real new_top = m > top[i] ? m : top[i];
-      real shrink = k_exp(top[i] - new_top);
-      sum[i] = sum[i] * shrink + soften(seen, kb, new_top, row);
-      top[i] = new_top;
-      for (int64_t d = 0; d < D; d++) {
-        y[i * ldq + d] *= shrink;
-      }
-    }
-    K(gemm_small)(false, false, qb, D, kb, 1, s, kb, v + k0 * ldk, ldk, k0 ? 1 : 0, y, ldq);
-  }
-  for (int64_t i = 0; i < qb; i++) {
-    real f = 1 / sum[i];
+  for (int64_t i = 0; i < s->keys; i++) {
+    const int64_t row = key_row(s, i);
+    act *gk = j->gk + row * j->ldgk + kh * D;
+    act *gv = j->gv + row * j->ldgv + kh * D;
     for (int64_t d = 0; d < D; d++) {
-      y[i * ldq + d] *= f;
+      gk[d] = act_of(r->gk[i * r->ld + d] * j->scale);
     }
-    j->lse[(n0 + q0 + i) * j->H + h] = top[i] + (real)log((double)sum[i]);
+    for (int64_t d = 0; d < D; d++) {
+      gv[d] = act_of(r->gv[i * r->ld + d]);
+    }
   }
 }
 
-PL_VARIANTS(void, forward_block, (void *arg, int64_t block), (arg, block)) {
+/* ---- the instruction sets ----------------------------------------------------------------- */
+
+#define ISA baseline
+#define TARGET
+#define VBYTES 16
+#define VL PER_16
+#define MR 4
+#define NATIVE 0
+#include "kernels/attention_isa.h"
+
+#ifdef __x86_64__
+#define ISA avx2
+#define TARGET PL_TARGET_AVX2
+#define VBYTES 32
+#define VL PER_32
+#define MR 6
+#define NATIVE 0
+#include "kernels/attention_isa.h"
+
+#define ISA avx512
+#define TARGET PL_TARGET_AVX512
+#define VBYTES 64
+#define VL PER_64
+#define MR 14
+#define NATIVE 0
+#include "kernels/attention_isa.h"
+
+#if PL_IS_HALF
+#define ISA avx512bf16
+#define TARGET PL_TARGET_AVX512BF16
+#define VBYTES 64
+#define VL PER_64
+#define MR 14
+#define NATIVE 1
+#include "kernels/attention_isa.h"
+#endif
+#endif
+
+#if defined(__x86_64__) && PL_IS_HALF
+#define RUN(f)                                        \
+  switch (pl_isa_used()) {                            \
+    case PL_ISA_AVX512BF16: f##_avx512bf16(j, unit, memory); break; \
+    case PL_ISA_AVX512: f##_avx512(j, unit, memory); break;         \
+    case PL_ISA_AVX2: f##_avx2(j, unit, memory); break;             \
+    default: f##_baseline(j, unit, memory);                         \
+  }
+#elif defined(__x86_64__)
+#define RUN(f)                                                      \
+  switch (pl_isa_used()) {                                          \
+    case PL_ISA_AVX512BF16:                                         \
+    case PL_ISA_AVX512: f##_avx512(j, unit, memory); break;         \
+    case PL_ISA_AVX2: f##_avx2(j, unit, memory); break;             \
+    default: f##_baseline(j, unit, memory);                         \
+  }
+#else
+#define RUN(f) f##_baseline(j, unit, memory)
+#endif
+
+static void forward_block(void *arg, int64_t unit) {
   const att_job *j = arg;
-  int64_t h = block % j->H;
-  int64_t s0 = block / j->H * j->per;
-  int64_t s1 = imin(j->S, s0 + j->per);
-  for (int64_t s = s0; s < s1; s++) {
-    int64_t n0 = j->seq[s];
-    int64_t L = j->seq[s + 1] - n0;
-    int64_t blocks = ceil_div(L, QB);
-    for (int64_t b = 0; b < blocks; b++) {
-      int64_t q0 = b * L / blocks;
-      forward_queries(j, n0, h, q0, (b + 1) * L / blocks - q0);
-    }
-  }
+  real *memory = j->scratch + pl_thread_id() * j->room;
+  RUN(forward_unit);
 }
 
-/* Sequences to a block of work. */
-static int64_t group(int64_t S_, const int32_t *seq) {
-  int64_t n = S_ > 0 ? seq[S_] - seq[0] : 0;
-  return imax(1, imin(S_, TOKENS * S_ / imax(1, n)));
-}
-
-void K(attention)(int64_t S_, const int32_t *seq, int64_t H, int64_t Kh, int64_t D, const real *q,
-                  const real *k, const real *v, real *y, real *lse) {
-  att_job j = {.S = S_, .H = H, .K = Kh, .D = D, .per = group(S_, seq), .seq = seq, .q = q, .k = k,
-               .v = v, .y = y, .lse = lse, .scale = (real)(1 / sqrt((double)D))};
-  pl_parallel(ceil_div(S_, j.per) * H, forward_block, &j);
-}
-
-/* With P the weights and A = sum_d gy y (one number a query):
- *   gv = P^T gy,  dS = P (gy v^T - A) scale,  gq = dS k,  gk = dS^T q. */
-PL_INLINE void backward_queries(const att_job *j, int64_t n0, int64_t h, int64_t q0, int64_t qb) {
-  const int64_t D = j->D;
-  const int64_t ldq = j->H * D;
-  const int64_t ldk = j->K * D;
-  const int64_t kh = h / (j->H / j->K);
-  const int64_t at_q = (n0 + q0) * ldq + h * D;
-  const real *q = j->q + at_q;
-  const real *gy = j->gy + at_q;
-  real p[QB * KB];
-  real ds[QB * KB];
-  real a[QB];
-  for (int64_t i = 0; i < qb; i++) {
-    a[i] = vdot(D, gy + i * ldq, j->y_in + at_q + i * ldq);
-  }
-  for (int64_t k0 = 0; k0 < q0 + qb; k0 += KB) {
-    int64_t kb = imin(KB, q0 + qb - k0);
-    const int64_t at_k = (n0 + k0) * ldk + kh * D;
-    K(gemm_small)(false, true, qb, kb, D, j->scale, q, ldq, j->k + at_k, ldk, 0, p, kb);
-    K(gemm_small)(false, true, qb, kb, D, j->scale, gy, ldq, j->v + at_k, ldk, 0, ds, kb);
-    for (int64_t i = 0; i < qb; i++) {
-      int64_t seen = imax(0, imin(kb, q0 + i + 1 - k0));
-      real *restrict pi = p + i * kb;
-      real *restrict di = ds + i * kb;
-      real lse = j->lse_in[(n0 + q0 + i) * j->H + h];
-      real ai = a[i] * j->scale;
-      int64_t c = 0;
-      for (; c < seen; c++) {
-        real w = k_exp(pi[c] - lse);
-        pi[c] = w;
-        di[c] = w * (di[c] - ai);
-      }
-      for (; c < kb; c++) {
-        pi[c] = 0;
-        di[c] = 0;
-      }
-    }
-    K(gemm_small)(true, false, kb, D, qb, 1, p, kb, gy, ldq, 1, j->gv + at_k, ldk);
-    K(gemm_small)(true, false, kb, D, qb, 1, ds, kb, q, ldq, 1, j->gk + at_k, ldk);
-    K(gemm_small)(false, false, qb, D, kb, 1, ds, kb, j->k + at_k, ldk, k0 ? 1 : 0, j->gq + at_q,
-                  ldq);
-  }
-}
-
-PL_VARIANTS(void, backward_block, (void *arg, int64_t block), (arg, block)) {
+static void backward_block(void *arg, int64_t unit) {
   const att_job *j = arg;
-  int64_t kh = block % j->K;
-  int64_t s0 = block / j->K * j->per;
-  int64_t s1 = imin(j->S, s0 + j->per);
-  int64_t heads = j->H / j->K;
-  for (int64_t s = s0; s < s1; s++) {
-    int64_t n0 = j->seq[s];
-    int64_t L = j->seq[s + 1] - n0;
-    int64_t blocks = ceil_div(L, QB);
-    for (int64_t n = n0; n < n0 + L; n++) {
-      memset(j->gk + (n * j->K + kh) * j->D, 0, (size_t)j->D * sizeof(real));
-      memset(j->gv + (n * j->K + kh) * j->D, 0, (size_t)j->D * sizeof(real));
-    }
-    for (int64_t h = kh * heads; h < (kh + 1) * heads; h++) {
-      for (int64_t b = 0; b < blocks; b++) {
-        int64_t q0 = b * L / blocks;
-        backward_queries(j, n0, h, q0, (b + 1) * L / blocks - q0);
-      }
-    }
-  }
+  real *memory = j->scratch + pl_thread_id() * j->room;
+  RUN(backward_unit);
 }
 
-void K(attention_back)(int64_t S_, const int32_t *seq, int64_t H, int64_t Kh, int64_t D,
-                       const real *q, const real *k, const real *v, const real *y, const real *lse,
-                       const real *gy, real *gq, real *gk, real *gv) {
-  att_job j = {.S = S_, .H = H, .K = Kh, .D = D, .per = group(S_, seq), .seq = seq, .q = q, .k = k,
-               .v = v, .y_in = y, .lse_in = lse, .gy = gy, .gq = gq, .gk = gk, .gv = gv,
+static att_job job_of(const pl_sequences *q, int64_t H, int64_t Kh, int64_t D, real *scratch,
+                      bool back) {
+  att_room r;
+  const int64_t n = q->S > 0 ? q->seq[q->S] - q->seq[0] : 0;
+  att_job j = {.S = q->S, .H = H, .K = Kh, .D = D, .window = q->window, .seq = q->seq,
+               .parent = q->parent, .longest = longest(q), .scratch = scratch,
+               .per = imax(1, imin(q->S, TOKENS * q->S / imax(1, n))),
                .scale = (real)(1 / sqrt((double)D))};
-  pl_parallel(ceil_div(S_, j.per) * Kh, backward_block, &j);
+  j.room = room_of(j.longest, D, back, scratch, &r);
+  return j;
+}
+
+void K(attention)(const pl_sequences *seqs, int64_t H, int64_t Kh, int64_t D, const act *q,
+                  int64_t ldq, const act *k, int64_t ldk, const act *v, int64_t ldv, act *y,
+                  real *lse, real *scratch) {
+  att_job j = job_of(seqs, H, Kh, D, scratch, false);
+  j.q = q, j.k = k, j.v = v;
+  j.ldq = ldq, j.ldk = ldk, j.ldv = ldv;
+  j.y = y, j.lse = lse;
+  pl_parallel(ceil_div(j.S, j.per) * H, forward_block, &j);
+}
+
+void K(attention_back)(const pl_sequences *seqs, int64_t H, int64_t Kh, int64_t D, const act *q,
+                       int64_t ldq, const act *k, int64_t ldk, const act *v, int64_t ldv,
+                       const act *y, const real *lse, const act *gy, act *gq, int64_t ldgq,
+                       act *gk, int64_t ldgk, act *gv, int64_t ldgv, real *scratch) {
+  att_job j = job_of(seqs, H, Kh, D, scratch, true);
+  j.q = q, j.k = k, j.v = v;
+  j.ldq = ldq, j.ldk = ldk, j.ldv = ldv;
+  j.y_in = y, j.lse_in = lse, j.gy = gy;
+  j.gq = gq, j.gk = gk, j.gv = gv;
+  j.ldgq = ldgq, j.ldgk = ldgk, j.ldgv = ldgv;
+  pl_parallel(ceil_div(j.S, j.per) * Kh, backward_block, &j);
 }

@@ -138,17 +138,6 @@ ALONE void FN(sweep)(int mr, int64_t kc, const real *a, int64_t nb, const real *
   }
 }
 
-/* A square of registers transposed by exchanging ever smaller corners. */
-#define EXCHANGE(s)                                                            \
-  for (int i = 0; i < LANES; i++) {                                            \
-    if ((i & (s)) == 0) {                                                      \
-      V lo = __builtin_shuffle(r[i], r[i + (s)], (VI){CORNER(VL, s, LO)});     \
-      V hi = __builtin_shuffle(r[i], r[i + (s)], (VI){CORNER(VL, s, HI)});     \
-      r[i] = lo;                                                               \
-      r[i + (s)] = hi;                                                         \
-    }                                                                          \
-  }
-
 PL_INLINE void FN(transpose)(V *r) {
 #if VL > 8
 #pragma GCC unroll 16
@@ -165,7 +154,6 @@ PL_INLINE void FN(transpose)(V *r) {
 #pragma GCC unroll 16
   EXCHANGE(1)
 }
-#undef EXCHANGE
 
 /* mr rows of A (lda apart) as a strip: kc rows of STEP, of which mr count. */
 ALONE void FN(pack_a)(int mr, int64_t kc, const real *a, int64_t lda, real *out) {

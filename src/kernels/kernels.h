@@ -22,14 +22,6 @@
   /* the same, serial: products inside a block of the caller */                                    \
   void pl_gemm_small_##S(bool ta, bool tb, int64_t M, int64_t N, int64_t K, T alpha, const T *A,   \
                          int64_t lda, const T *B, int64_t ldb, T beta, T *C, int64_t ldc);         \
-  /* causal attention over sequences seq[s]..seq[s+1] of the N rows; q,y [N,H*D], k,v [N,K*D];     \
-   * lse [N,H] = log sum exp of the scaled scores, kept for the gradient. Sets y, lse. */          \
-  void pl_attention_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,           \
-                        const T *q, const T *k, const T *v, T *y, T *lse);                         \
-  /* sets gq, gk, gv */                                                                            \
-  void pl_attention_back_##S(int64_t S_, const int32_t *seq, int64_t H, int64_t K, int64_t D,      \
-                             const T *q, const T *k, const T *v, const T *y, const T *lse,         \
-                             const T *gy, T *gq, T *gk, T *gv);                                    \
   /* y[n,:] = w[ids[n],:]; the gradient adds gy[n,:] into gw[ids[n],:] in row order */             \
   void pl_embedding_##S(int64_t N, int64_t C, const T *w, const int32_t *ids, T *y);               \
   void pl_embedding_back_##S(int64_t N, int64_t C, int64_t V, const int32_t *ids,                  \
@@ -53,8 +45,29 @@
 PL_DECLARE_KERNELS(float, f32)
 PL_DECLARE_KERNELS(double, f64)
 
+/* Sequences that lie one after the other: s has the rows seq[s]..seq[s+1]. parent NULL, or for
+ * each sequence -1 or the number of the nearest one before it that has none: all of the parent's
+ * rows come before its own (a prompt shared by several answers). window: 0, or how many
+ * rows up to its own a row sees. */
+typedef struct pl_sequences {
+  int64_t S;
+  const int32_t *seq, *parent;
+  int64_t window;
+} pl_sequences;
+
 /* Kernels with activations of type A, for reals of type T: also in bf16. */
 #define PL_DECLARE_ACT_KERNELS(T, A, S)                                                            \
+  /* Causal attention in each sequence: q [N,H*D] and k, v [N,K*D] with rows ldq, ldk, ldv apart,  \
+   * y [N,H*D]. lse [N,H] = log sum exp of the scaled scores, kept for the gradient. Sets y, lse. */ \
+  void pl_attention_##S(const pl_sequences *seqs, int64_t H, int64_t K, int64_t D, const A *q,     \
+                        int64_t ldq, const A *k, int64_t ldk, const A *v, int64_t ldv, A *y,       \
+                        T *lse, T *scratch);                                                       \
+  /* sets gq, gk, gv */                                                                            \
+  void pl_attention_back_##S(const pl_sequences *seqs, int64_t H, int64_t K, int64_t D,            \
+                             const A *q, int64_t ldq, const A *k, int64_t ldk, const A *v,         \
+                             int64_t ldv, const A *y, const T *lse, const A *gy, A *gq,            \
+                             int64_t ldgq, A *gk, int64_t ldgk, A *gv, int64_t ldgv, T *scratch);  \
+  int64_t pl_attention_scratch_##S(const pl_sequences *seqs, int64_t D, bool back);                \
   /* y[n,c] = x[n,c] * rstd[n] * w[c]; rstd[n] = 1/sqrt(mean(x^2) + eps)                           \
    * (Zhang & Sennrich 2019) */                                                                    \
   void pl_rms_norm_##S(int64_t N, int64_t C, const T *x, const T *w, T eps, A *y, T *rstd);        \

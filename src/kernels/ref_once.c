@@ -112,45 +112,6 @@ void pl_ref_attention(int64_t S, const int32_t *seq, int64_t H, int64_t K, int64
   }
 }
 
-void pl_ref_attention_back(int64_t S, const int32_t *seq, int64_t H, int64_t K, int64_t D,
-                           const double *q, const double *k, const double *v, const double *gy,
-                           double *gq, double *gk, double *gv) {
-  int64_t rows = seq[S];
-  memset(gq, 0, (size_t)(rows * H * D) * sizeof *gq);
-  memset(gk, 0, (size_t)(rows * K * D) * sizeof *gk);
-  memset(gv, 0, (size_t)(rows * K * D) * sizeof *gv);
-  for (int64_t s = 0; s < S; s++) {
-    int64_t n0 = seq[s];
-    for (int64_t i = 0; i < seq[s + 1] - n0; i++) {
-      for (int64_t h = 0; h < H; h++) {
-        int64_t kh = h / (H / K);
-        int64_t at = ((n0 + i) * H + h) * D;
-        double mean = 0; /* sum over keys of weight times the weight's gradient */
-        for (int64_t t = 0; t <= i; t++) {
-          double p = weight(n0, i, t, h, H, K, D, q, k);
-          for (int64_t d = 0; d < D; d++) {
-            mean += p * gy[at + d] * v[((n0 + t) * K + kh) * D + d];
-          }
-        }
-        for (int64_t t = 0; t <= i; t++) {
-          int64_t key = ((n0 + t) * K + kh) * D;
-          double p = weight(n0, i, t, h, H, K, D, q, k);
-          double gp = 0;
-          for (int64_t d = 0; d < D; d++) {
-            gp += gy[at + d] * v[key + d];
-          }
-          double gs = p * (gp - mean) / sqrt((double)D);
-          for (int64_t d = 0; d < D; d++) {
-            gv[key + d] += p * gy[at + d];
-            gq[at + d] += gs * k[key + d];
-            gk[key + d] += gs * q[at + d];
-          }
-        }
-      }
-    }
-  }
-}
-
 static double sigmoid(double x) {
   return 1 / (1 + exp(-x));
 }

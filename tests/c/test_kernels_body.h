@@ -155,53 +155,6 @@ TEST_OF(N(rope_matches_twin)) {
   }
 }
 
-TEST_OF(N(attention_matches_twin)) {
-  /* heads, key heads, D; then where the sequences begin */
-  static const int64_t heads[][3] = {{1, 1, 1}, {4, 4, 32}, {4, 2, 8}, {3, 1, 17}, {2, 2, 64}};
-  static const int32_t seqs[][6] = {{0, 1, 1, 1, 1, 1},     {0, 5, 5, 6, 26, 59},
-                                    {0, 64, 128, 129, 132, 132}, {0, 33, 173, 180, 184, 190}};
-  for (size_t a = 0; a < 5; a++) {
-    for (size_t b = 0; b < 4; b++) {
-      int64_t h = heads[a][0];
-      int64_t kh = heads[a][1];
-      int64_t d = heads[a][2];
-      const int32_t *seq = seqs[b];
-      int64_t n = seq[5];
-      if (n > 150 && h * d > 32) {
-        continue; /* the twin is cubic */
-      }
-      double *Q;
-      double *Kd;
-      double *V;
-      double *GY;
-      T *q = N(input)(n * h * d, 1, &Q);
-      T *k = N(input)(n * kh * d, 2, &Kd);
-      T *v = N(input)(n * kh * d, 3, &V);
-      T *gy = N(input)(n * h * d, 4, &GY);
-      T *out[4];
-      double *OUT[4];
-      for (int o = 0; o < 4; o++) {
-        int64_t size = n * d * (o < 2 ? h : kh);
-        OUT[o] = doubles(size, 5);
-        out[o] = N(narrow)(size, OUT[o]); /* rubbish: outputs are set */
-      }
-      T *lse = memory((size_t)(n * h) * sizeof *lse);
-      pl_ref_attention(5, seq, h, kh, d, Q, Kd, V, OUT[0]);
-      pl_ref_attention_back(5, seq, h, kh, d, Q, Kd, V, GY, OUT[1], OUT[2], OUT[3]);
-      N(pl_attention)(5, seq, h, kh, d, q, k, v, out[0], lse);
-      N(pl_attention_back)(5, seq, h, kh, d, q, k, v, out[0], lse, gy, out[1], out[2], out[3]);
-      static const char *const names[] = {"attention", "attention gq", "attention gk",
-                                          "attention gv"};
-      for (int o = 0; o < 4; o++) {
-        N(close)(names[o], n * d * (o < 2 ? h : kh), out[o], OUT[o]);
-        release(out[o]), release(OUT[o]);
-      }
-      release(Q), release(Kd), release(V), release(GY);
-      release(q), release(k), release(v), release(gy), release(lse);
-    }
-  }
-}
-
 TEST_OF(N(attention_survives_large_scores)) {
   enum { L = 200, D = 4 };
   int32_t seq[2] = {0, L};
@@ -211,7 +164,10 @@ TEST_OF(N(attention_survives_large_scores)) {
   for (int i = 0; i < L * D; i++) {
     q[i] = (T)(100 * value(1, i) + i);
   }
-  N(pl_attention)(1, seq, 1, 1, D, q, q, q, y, lse);
+  const pl_sequences one = {.S = 1, .seq = seq};
+  T *scratch = memory((size_t)N(pl_attention_scratch)(&one, D, false) * sizeof *scratch);
+  N(pl_attention)(&one, 1, 1, D, q, D, q, D, q, D, y, lse, scratch);
+  release(scratch);
   for (int i = 0; i < L * D; i++) {
     CHECK(isfinite((double)y[i]));
   }
@@ -343,16 +299,12 @@ TEST_OF(N(sums_match_plain_loops)) {
 
 /* One mixed run; the bytes of all results into out. Returns how many. */
 static size_t N(mixed)(char *out, size_t most) {
-  enum { R = 150, C = 96, V = 700, H = 3, D = 32 };
-  static const int32_t seq[] = {0, 70, 71, 110, 150};
-  double *wide[5];
+  enum { R = 150, C = 96, V = 700 };
+  double *wide[4];
   T *x = N(input)(R * C, 1, &wide[0]);
   T *w = N(input)(V * C, 2, &wide[1]);
-  T *y = N(input)(R * C, 3, &wide[2]);
-  T *z = N(input)(R * V, 4, &wide[3]);
-  T *gw = N(input)(V * C, 5, &wide[4]);
-  T *lse = memory(R * H * sizeof *lse);
-  T *g[3];
+  T *z = N(input)(R * V, 4, &wide[2]);
+  T *gw = N(input)(V * C, 5, &wide[3]);
   int32_t ids[R];
   int32_t rows[R];
   size_t at = 0;
@@ -371,16 +323,6 @@ static size_t N(mixed)(char *out, size_t most) {
   KEEP(z, R * V);
   N(pl_gemm)(true, false, V, C, R, 1, z, V, x, C, 1, gw, C);
   KEEP(gw, V * C);
-  N(pl_attention)(4, seq, H, H, D, x, y, x, z, lse);
-  KEEP(z, R * C);
-  for (int o = 0; o < 3; o++) {
-    g[o] = memory(R * C * sizeof(T));
-  }
-  N(pl_attention_back)(4, seq, H, H, D, x, y, x, z, lse, y, g[0], g[1], g[2]);
-  for (int o = 0; o < 3; o++) {
-    KEEP(g[o], R * C);
-    release(g[o]);
-  }
   T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V) * sizeof *scratch);
   T *stats = memory((size_t)N(pl_token_logprob_stats)(R, V) * sizeof *stats);
   N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, stats, NULL, scratch);
@@ -391,10 +333,10 @@ static size_t N(mixed)(char *out, size_t most) {
   T norm[2] = {(T)N(pl_sumsq)(V * C, w), (T)N(pl_sum)(V * C, w)};
   KEEP(norm, 2);
 #undef KEEP
-  for (int i = 0; i < 5; i++) {
+  for (int i = 0; i < 4; i++) {
     release(wide[i]);
   }
-  release(x), release(w), release(y), release(z), release(gw), release(lse);
+  release(x), release(w), release(z), release(gw);
   return at;
 }
 
