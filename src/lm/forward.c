@@ -44,7 +44,7 @@ pl_status pl_pass_open(pl_ctx *c, const pl_decoder *d, const pl_pack *w, int64_t
   p->ld_ffn = pl_operand_ld(w->kind, f->ffn);
   PL_TRY(pl_floats(c, R, f->hidden, &p->x));
   PL_TRY(pl_floats(c, R, Q + 2 * K, &p->qkv));
-  PL_TRY(pl_floats(c, R, w->layers[0].gate_up.N, &p->gu));
+  PL_TRY(pl_floats(c, R, w->layers[0].up.N, &p->gu));
   PL_TRY(pl_floats(c, PL_HEAD_ROWS, f->vocab, &p->logits));
   PL_TRY(rows_of(c, R, p->ld_hidden, &p->in_norm));
   PL_TRY(rows_of(c, R, p->ld_att, &p->in_att));
@@ -141,7 +141,7 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   const int threads = pl_threads();
   const int64_t attend =
       PL_ATTEND_TOGETHER * (pl_attend_floats(positions) + pl_kv_width(f->head_dim));
-  const int64_t row = p->w->layers[0].gate_up.N > f->hidden ? p->w->layers[0].gate_up.N : f->hidden;
+  const int64_t row = p->w->layers[0].up.N > f->hidden ? p->w->layers[0].up.N : f->hidden;
   const int64_t floats = (attend > row ? attend : row) * (int64_t)sizeof(float);
   const int64_t each = ((floats > p->scratch_least ? floats : p->scratch_least) + 63) / 64 * 64;
   if (each <= p->scratch_each && threads <= p->scratch_threads) {
@@ -159,7 +159,9 @@ pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     longest = p->row[i].pos + 1 > longest ? p->row[i].pos + 1 : longest;
   }
-  PL_TRY(rope_table(c, p, longest));
+  if (!p->d->cfg.learned_pos) {
+    PL_TRY(rope_table(c, p, longest));
+  }
   return thread_rooms(c, p, longest);
 }
 
@@ -177,18 +179,33 @@ static void embed(pl_pass *p, const pl_member *me, int64_t n) {
   int64_t last;
   pl_team_share(me, n, &first, &last);
   for (int64_t i = first; i < last; i++) {
-    memcpy(p->x + i * C, pl_f32(p->d->embed) + p->row[i].token * C, sizeof *p->x * (size_t)C);
+    float *x = p->x + i * C;
+    memcpy(x, pl_f32(p->d->embed) + p->row[i].token * C, sizeof *x * (size_t)C);
+    for (int64_t j = 0; j < C && p->d->pos_embed != NULL; j++) {
+      x[j] += pl_f32(p->d->pos_embed)[p->row[i].pos * C + j];
+    }
   }
 }
 
-static void norm_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_tensor *weight) {
+static void norm(const pl_pass *p, const float *x, const pl_tensor *w, const pl_tensor *bias,
+                 float *h) {
+  const pl_lm_config *f = &p->d->cfg;
+  if (f->norm == PL_NORM_LAYER) {
+    pl_row_layer_norm(f->hidden, x, pl_f32(w), pl_f32(bias), f->eps, h);
+  } else {
+    pl_row_norm(f->hidden, x, pl_f32(w), f->eps, h);
+  }
+}
+
+static void norm_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_tensor *w,
+                      const pl_tensor *bias) {
   const int64_t C = p->d->cfg.hidden;
   float *h = pl_pass_room(p);
   int64_t first;
   int64_t last;
   pl_team_share(me, n, &first, &last);
   for (int64_t i = first; i < last; i++) {
-    pl_row_norm(C, p->x + i * C, pl_f32(weight), p->d->cfg.eps, h);
+    norm(p, p->x + i * C, w, bias, h);
     pl_operand_put(p->w->kind, h, 0, C, p->in_norm + i * p->ld_hidden);
   }
 }
@@ -209,9 +226,10 @@ static void write_keys(pl_pass *p, const pl_member *me, int64_t n, int64_t layer
   pl_team_share(me, n, &first, &last);
   for (int64_t i = first; i < last; i++) {
     const pl_pass_row *r = &p->row[i];
-    const float *cs = p->rope + r->pos * D;
     float *q = p->qkv + i * (f->heads + 2 * f->kv_heads) * D;
-    pl_row_rope(f->heads + f->kv_heads, D, q, cs); /* the keys follow the queries */
+    if (!f->learned_pos) {
+      pl_row_rope(f->heads + f->kv_heads, D, q, p->rope + r->pos * D); /* keys follow queries */
+    }
     const float *k = q + f->heads * D;
     const int64_t at = r->pos - r->n_prefix;
     pl_kv_write(f->kv_heads, D, p->half, k, k + f->kv_heads * D, at % PL_KV_BLOCK,
@@ -239,8 +257,9 @@ static pl_attend attend_of(const pl_pass *p, const pl_pass_row *r, int64_t layer
 static pl_query query_of(const pl_pass *p, int64_t row, int64_t h, float *y) {
   const pl_lm_config *f = &p->d->cfg;
   const pl_pass_row *r = &p->row[row];
+  const int64_t past = f->window > 0 ? r->pos + 1 - f->window : 0;
   return (pl_query){p->qkv + (row * (f->heads + 2 * f->kv_heads) + h) * f->head_dim, y,
-                    r->own->block, r->pos - r->n_prefix + 1};
+                    r->own->block, r->pos - r->n_prefix + 1, past > 0 ? past : 0};
 }
 
 /* All heads of rows i..i+k-1 that read key-value head `head`. */
@@ -260,7 +279,8 @@ static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t
     pl_row_attention(&a, query, n, scratch);
     for (int j = 0; j < n; j++) {
       const int64_t h = head * group + (t + j) % group;
-      pl_operand_put(p->w->kind, query[j].y, h * D, D, p->in_att + (i + (t + j) / group) * p->ld_att);
+      char *in = p->in_att + (i + (t + j) / group) * p->ld_att;
+      pl_operand_put(p->w->kind, query[j].y, h * D, D, in);
     }
   }
 }
@@ -308,22 +328,28 @@ static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
   }
 }
 
-/* silu(gate) * up of this member's columns. */
-static void gate_up(pl_pass *p, const pl_member *me, int64_t n, const pl_packed *w) {
+/* What the product down reads, of this member's columns: silu(gate) * up, or gelu(up). */
+static void up_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_packed *w) {
   const int64_t F = p->d->cfg.ffn;
-  const int64_t pairs = pl_packed_panels(w) / 2;
+  const bool gated = p->d->cfg.act == PL_ACT_SILU_GATE;
+  const int64_t twice = gated ? 2 : 1;
   float *h = pl_pass_room(p);
   int64_t first;
   int64_t last;
-  pl_team_share(me, pairs, &first, &last);
+  pl_team_share(me, pl_packed_panels(w) / twice, &first, &last);
   const int64_t k0 = first * PL_PACKED_COLS;
   const int64_t k1 = last * PL_PACKED_COLS < F ? last * PL_PACKED_COLS : F;
   for (int64_t i = 0; i < n; i += FFN_ROWS) {
     const int64_t m = n - i < FFN_ROWS ? n - i : FFN_ROWS;
     pl_packed_product(w, m, p->in_norm + i * p->ld_hidden, p->ld_hidden, false, p->gu + i * w->N,
-                      w->N, 2 * first, 2 * last);
+                      w->N, twice * first, twice * last);
     for (int64_t j = i; j < i + m; j++) {
-      pl_row_silu_mul(last - first, p->gu + j * w->N + 2 * k0, h);
+      const float *from = p->gu + j * w->N + twice * k0;
+      if (gated) {
+        pl_row_silu_mul(last - first, from, h);
+      } else {
+        pl_row_gelu(k1 - k0, from, h);
+      }
       pl_operand_put(p->w->kind, h, k0, k1 - k0, p->in_ffn + j * p->ld_ffn);
     }
   }
@@ -333,7 +359,7 @@ static void layer_forward(pl_pass *p, const pl_member *me, int64_t n, int64_t l)
   const pl_lm_config *f = &p->d->cfg;
   const pl_layer *y = &p->d->layers[l];
   const pl_pack_layer *w = &p->w->layers[l];
-  norm_rows(p, me, n, y->norm1);
+  norm_rows(p, me, n, y->norm1, y->norm1_b);
   pl_team_meet(me);
   product(me, n, &w->qkv, p->in_norm, p->ld_hidden, false, p->qkv, w->qkv.N);
   pl_team_meet(me);
@@ -343,9 +369,9 @@ static void layer_forward(pl_pass *p, const pl_member *me, int64_t n, int64_t l)
   pl_team_meet(me);
   product(me, n, &w->o, p->in_att, p->ld_att, true, p->x, f->hidden);
   pl_team_meet(me);
-  norm_rows(p, me, n, y->norm2);
+  norm_rows(p, me, n, y->norm2, y->norm2_b);
   pl_team_meet(me);
-  gate_up(p, me, n, &w->gate_up);
+  up_rows(p, me, n, &w->up);
   pl_team_meet(me);
   product(me, n, &w->down, p->in_ffn, p->ld_ffn, true, p->x, f->hidden);
   pl_team_meet(me);
@@ -359,7 +385,7 @@ void pl_pass_forward(pl_pass *p, const pl_member *me, int64_t n) {
 }
 
 void pl_pass_last_norm(const pl_pass *p, const float *x, float *h) {
-  pl_row_norm(p->d->cfg.hidden, x, pl_f32(p->d->norm), p->d->cfg.eps, h);
+  norm(p, x, p->d->norm, p->d->norm_b, h);
 }
 
 void pl_pass_head_in(pl_pass *p, int64_t i, const float *h) {

@@ -121,12 +121,6 @@ pl_status pl_generator_new(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t 
     return pl_fail(c, PL_EINVAL, "generate: the weights are %s; wanted f32",
                    pl_dtypes[d->embed->dtype].name);
   }
-  const pl_lm_config *f = &d->cfg;
-  if (f->norm != PL_NORM_RMS || f->act != PL_ACT_SILU_GATE || f->learned_pos || f->attention_bias ||
-      f->mlp_bias || f->window > 0) {
-    return pl_fail(c, PL_EINVAL, "generate: only the Llama architecture generates here; this model "
-                   "can be scored and trained");
-  }
   if (rows < 1 || rows > 4096) {
     return pl_fail(c, PL_EINVAL, "generate: batch_size is %lld; wanted 1 to 4096", (long long)rows);
   }

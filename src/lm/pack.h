@@ -1,5 +1,5 @@
 /* A decoder's weights packed for generation (kernels/packed.h): query, key and value side by
- * side, gate and up in turns of 16 columns, the head. Made once and kept with the decoder
+ * side, gate and up in turns of 16 columns, the head, and the biases. Made once and kept with the decoder
  * until the weights change or another format is wanted; whoever uses it holds a reference. */
 #ifndef PL_LM_PACK_H
 #define PL_LM_PACK_H
@@ -7,10 +7,10 @@
 #include "lm/decoder.h"
 
 typedef struct pl_pack_layer {
-  pl_packed qkv;     /* [Q + 2K, C] */
-  pl_packed o;       /* [C, Q] */
-  pl_packed gate_up; /* [2 F', C], F' = F up to whole panels: 16 of gate, 16 of up, ... */
-  pl_packed down;    /* [C, F] */
+  pl_packed qkv; /* [Q + 2K, C] */
+  pl_packed o;   /* [C, Q] */
+  pl_packed up;  /* [F, C]; with a gate [2 F', C], F' = F in whole panels: 16 of gate, 16 of up.. */
+  pl_packed down; /* [C, F] */
 } pl_pack_layer;
 
 typedef struct pl_pack {

@@ -52,6 +52,49 @@ void pl_row_norm(int64_t C, const float *x, const float *w, double eps, float *y
   norm_one(C, x, w, eps, y);
 }
 
+PL_VARIANTS(void, layer_norm,
+            (int64_t C, const float *x, const float *w, const float *b, double eps, float *y),
+            (C, x, w, b, eps, y)) {
+  double lane[LANES_16] = {0};
+  for (int64_t i = 0; i < C; i++) {
+    lane[i % LANES_16] += x[i];
+  }
+  double mean = 0;
+  for (int l = 0; l < LANES_16; l++) {
+    mean += lane[l] / (double)C;
+    lane[l] = 0;
+  }
+  for (int64_t i = 0; i < C; i++) {
+    const double d = x[i] - mean;
+    lane[i % LANES_16] += d * d;
+  }
+  double sum = 0;
+  for (int l = 0; l < LANES_16; l++) {
+    sum += lane[l];
+  }
+  const float r = (float)(1 / sqrt(sum / (double)C + eps));
+  const float m = (float)mean;
+  for (int64_t i = 0; i < C; i++) {
+    y[i] = (x[i] - m) * r * w[i] + b[i];
+  }
+}
+
+void pl_row_layer_norm(int64_t C, const float *x, const float *w, const float *b, double eps,
+                       float *y) {
+  layer_norm(C, x, w, b, eps, y);
+}
+
+PL_VARIANTS(void, gelu, (int64_t n, const float *u, float *h), (n, u, h)) {
+  for (int64_t i = 0; i < n; i++) { /* (1 + tanh z) / 2 is the sigmoid of 2 z */
+    const float x = u[i];
+    h[i] = x * k_sigmoid(1.5957691216F * (x + 0.044715F * x * x * x));
+  }
+}
+
+void pl_row_gelu(int64_t n, const float *u, float *h) {
+  gelu(n, u, h);
+}
+
 PL_VARIANTS(void, silu_mul, (int64_t n, const float *gu, float *h), (n, gu, h)) {
   for (int64_t p = 0; p < n; p++) {
     for (int i = 0; i < LANES_16; i++) {
@@ -94,14 +137,17 @@ PL_VARIANTS(void, round_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)
   }
 }
 
-/* n numbers, the first at y[0] and each other one 2 further on, as values lie; or as pairs
- * 2 PL_KV_BLOCK apart, as keys do. */
+/* One head's n numbers: pairs PL_KV_BLOCK pairs apart, as keys lie; or each 2 further on, as
+ * values do. */
 static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
   enum { PIECE = 64 };
   pl_bf16 h[PIECE];
   for (int64_t i = 0; i < n; i += PIECE) {
     const int64_t m = n - i < PIECE ? n - i : PIECE;
     round_half(m, x + i, h);
+    if (m % 2 == 1) {
+      h[m] = 0; /* m < PIECE */
+    }
     for (int64_t j = 0; j < m && keys; j += 2) {
       memcpy(y + (i + j) * PL_KV_BLOCK, h + j, 2 * sizeof *h);
     }
@@ -113,23 +159,22 @@ static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
 
 void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
                  char *block) {
+  const int64_t depth = pl_kv_depth(D);
   const int64_t width = pl_kv_width(D);
-  if (half) {
-    pl_bf16 *to = (pl_bf16 *)(void *)block;
-    scatter_half(K * D, k, true, to + 2 * at); /* D is even */
-    to += K * D * PL_KV_BLOCK + at / 2 * 2 * width + at % 2;
-    for (int64_t h = 0; h < K; h++) {
-      scatter_half(D, v + h * D, false, to + h * PL_KV_BLOCK * width);
+  for (int64_t h = 0; h < K; h++, k += D, v += D) {
+    if (half) {
+      pl_bf16 *keys = (pl_bf16 *)(void *)block + h * depth * PL_KV_BLOCK;
+      pl_bf16 *values = (pl_bf16 *)(void *)block + (K * depth + h * width) * PL_KV_BLOCK;
+      scatter_half(D, k, true, keys + 2 * at);
+      scatter_half(D, v, false, values + at / 2 * 2 * width + at % 2);
+    } else {
+      float *keys = (float *)(void *)block + h * depth * PL_KV_BLOCK;
+      float *values = (float *)(void *)block + (K * depth + h * width) * PL_KV_BLOCK;
+      for (int64_t i = 0; i < D; i++) {
+        keys[i * PL_KV_BLOCK + at] = k[i];
+      }
+      memcpy(values + at * width, v, (size_t)D * sizeof *v);
     }
-    return;
-  }
-  float *keys = (float *)(void *)block;
-  float *values = keys + K * D * PL_KV_BLOCK;
-  for (int64_t i = 0; i < K * D; i++) {
-    keys[i * PL_KV_BLOCK + at] = k[i];
-  }
-  for (int64_t h = 0; h < K; h++) {
-    memcpy(values + (h * PL_KV_BLOCK + at) * width, v + h * D, (size_t)D * sizeof *v);
   }
 }
 
@@ -167,7 +212,7 @@ PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query 
       acc[i][j] = (v16){0};
     }
   }
-  for (int64_t d = 0; d < D; d += 2) { /* D is even */
+  for (int64_t d = 0; d < D; d += 2) { /* an odd D has zeros for keys behind it */
     const char *p = keys + d * PL_KV_BLOCK * (half ? 2 : 4);
     v16 k[4];
     two_rows(half, p, 4 * PL_KV_BLOCK, ahead, &k[0], &k[2]);
@@ -340,13 +385,20 @@ static void ask(const char *p, int64_t bytes) {
 }
 
 void pl_kv_ask(const pl_attend *a, const pl_query *query) {
-  const int64_t bytes = a->D * PL_KV_BLOCK * (a->half ? 2 : 4);
+  const int64_t bytes = pl_kv_depth(a->D) * PL_KV_BLOCK * (a->half ? 2 : 4);
   const int64_t at = a->layer + a->head * bytes;
   for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
     ask(a->prefix[t / PL_KV_BLOCK] + at, bytes);
   }
   for (int64_t t = 0; t < query->n1; t += PL_KV_BLOCK) {
     ask(query->own[t / PL_KV_BLOCK] + at, bytes);
+  }
+}
+
+/* The scores of the first `past` positions, of which n0 lie before `from`. */
+static void hide(int64_t past, int64_t n0, int64_t from, float *s) {
+  for (int64_t t = 0; t < past; t++) {
+    s[t < n0 ? t : from + t - n0] = -INFINITY;
   }
 }
 
@@ -373,8 +425,9 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
   const bool half = a->half;
   const int64_t each = PL_KV_BLOCK * (half ? 2 : 4);
   const float scale = (float)(1 / sqrt((double)D));
-  const int64_t keys_at = a->layer + a->head * D * each;
-  const int64_t values_at = a->layer + (a->K * D + a->head * width) * each;
+  const int64_t depth = pl_kv_depth(D);
+  const int64_t keys_at = a->layer + a->head * depth * each;
+  const int64_t values_at = a->layer + (a->K * depth + a->head * width) * each;
   const int64_t to_values = values_at - keys_at; /* what the scores ask for */
   const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
   const int64_t lds = pl_attend_floats(a->n0 + longest(query, n));
@@ -393,6 +446,7 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
     i += k;
   }
   for (int i = 0; i < n; i++) {
+    hide(query[i].past, a->n0, from, scratch + i * lds);
     softmax(a->n0, from, from + query[i].n1, lds, scratch + i * lds);
     memset(query[i].y, 0, (size_t)width * sizeof(float));
   }

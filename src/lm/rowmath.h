@@ -14,6 +14,13 @@
 /* y = x / sqrt(mean x^2 + eps) * w, [C] */
 void pl_row_norm(int64_t C, const float *x, const float *w, double eps, float *y);
 
+/* y = (x - mean) / sqrt(variance + eps) * w + b, [C] */
+void pl_row_layer_norm(int64_t C, const float *x, const float *w, const float *b, double eps,
+                       float *y);
+
+/* h = gelu(u) in the tanh form, [n] */
+void pl_row_gelu(int64_t n, const float *u, float *h);
+
 /* h[i] = silu(gate[i]) * up[i] for n panels, each 16 gates and then 16 ups in gu; h [16 n] */
 void pl_row_silu_mul(int64_t n, const float *gu, float *h);
 
@@ -21,12 +28,14 @@ void pl_row_silu_mul(int64_t n, const float *gu, float *h);
 void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs);
 
 /* The cache, in blocks of PL_KV_BLOCK positions; in each, for each layer, the keys and then
- * the values of every key-value head. Floats: keys [D][PL_KV_BLOCK], values
- * [PL_KV_BLOCK][width], width = D in whole vectors. bf16 (half): the same in pairs, keys
- * [D/2][PL_KV_BLOCK][2], values [PL_KV_BLOCK/2][width][2]. */
+ * the values of every key-value head. Floats: keys [depth][PL_KV_BLOCK], depth = D up to the
+ * next even, values [PL_KV_BLOCK][width], width = D in whole vectors. bf16 (half): the same in
+ * pairs, keys [depth/2][PL_KV_BLOCK][2], values [PL_KV_BLOCK/2][width][2]. Zero where nothing
+ * was written. */
+static inline int64_t pl_kv_depth(int64_t D) { return (D + 1) / 2 * 2; }
 static inline int64_t pl_kv_width(int64_t D) { return (D + 15) / 16 * 16; }
 static inline int64_t pl_kv_layer_bytes(int64_t K, int64_t D, bool half) {
-  return K * (D + pl_kv_width(D)) * PL_KV_BLOCK * (half ? 2 : 4);
+  return K * (pl_kv_depth(D) + pl_kv_width(D)) * PL_KV_BLOCK * (half ? 2 : 4);
 }
 /* Writes one position's keys and values [K*D] into place `at` of a block. */
 void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
@@ -34,10 +43,11 @@ void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v
 
 /* One head of one row: it sees n0 positions of a prefix and then n1 of the text of its own. */
 typedef struct pl_query {
-  const float *q; /* [D] */
+  const float *q; /* [D], and one more number that can be read where D is odd */
   float *y;       /* [width] */
   char *const *own;
   int64_t n1;
+  int64_t past; /* the first positions that it does not see any more */
 } pl_query;
 
 typedef struct pl_attend {

@@ -249,6 +249,7 @@ void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
   if (d->cfg.tied) {
     pl_tensor_unref(d->head);
   }
+  pl_pack_drop(c, d->pack);
   pl_free(c, d->layers);
   pl_free(c, d);
 }
