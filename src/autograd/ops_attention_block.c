@@ -308,6 +308,10 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
       PL_TRY(inputs(c, d, 81, true, &(shape){5, 35, 2, 1, 2, .layer = true, .bias = true}, k));
       k->args.i[CHECKPOINT] = 1;
       return ints(c, INTS(0, 5), &k->in[SEQ]);
+    case 5: /* a prompt with two answers, one sequence alone, a prompt with one answer */
+      PL_TRY(inputs(c, d, 61, false, &(shape){12, 6, 4, 2, 2, .theta = 100}, k));
+      PL_TRY(ints(c, INTS(-1, 0, 0, -1, -1, 4), &k->in[PARENT]));
+      return ints(c, INTS(0, 3, 5, 6, 8, 10, 12), &k->in[SEQ]);
     default:
       return pl_no_more(c);
   }

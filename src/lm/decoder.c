@@ -16,8 +16,27 @@ static pl_status ids_check(pl_ctx *c, const char *what, const pl_tensor *t) {
   return PL_OK;
 }
 
+static pl_status parent_check(pl_ctx *c, const pl_tensor *parent, int64_t S) {
+  PL_TRY(ids_check(c, "parent", parent));
+  if (parent->shape[0] != S) {
+    return pl_fail(c, PL_EINVAL, "decoder: %lld parents for %lld sequences",
+                   (long long)parent->shape[0], (long long)S);
+  }
+  int32_t family = -1;
+  for (int64_t i = 0; i < S; i++) {
+    const int32_t p = pl_i32(parent)[i];
+    family = p == -1 ? (int32_t)i : family;
+    if (p != -1 && (p != family || p < 0)) {
+      return pl_fail(c, PL_EINVAL, "decoder: sequence %lld goes on after sequence %d; wanted the "
+                     "nearest one before it that goes on after none", (long long)i + 1, p + 1);
+    }
+  }
+  return PL_OK;
+}
+
 static pl_status batch_check(pl_ctx *c, const pl_decoder *d, const pl_tensor *ids,
-                             const pl_tensor *pos, const pl_tensor *seq) {
+                             const pl_tensor *pos, const pl_tensor *seq,
+                             const pl_tensor *parent) {
   PL_TRY(ids_check(c, "ids", ids));
   PL_TRY(ids_check(c, "pos", pos));
   PL_TRY(ids_check(c, "seq", seq));
@@ -33,6 +52,9 @@ static pl_status batch_check(pl_ctx *c, const pl_decoder *d, const pl_tensor *id
     if (s[i + 1] <= s[i]) {
       return pl_fail(c, PL_EINVAL, "decoder: sequence %lld is empty", (long long)i + 1);
     }
+  }
+  if (parent != NULL) {
+    PL_TRY(parent_check(c, parent, S));
   }
   const int32_t *id = pl_i32(ids);
   for (int64_t i = 0; i < N; i++) {
@@ -64,11 +86,11 @@ static void advance(pl_tensor **x, pl_tensor *y) {
 }
 
 static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_tensor *pos,
-                       pl_tensor *seq, pl_tensor **x) {
+                       pl_tensor *seq, pl_tensor *parent, pl_tensor **x) {
   const pl_lm_config *g = &d->cfg;
   const bool layer_norm = g->norm == PL_NORM_LAYER;
   pl_tensor *mix[] = {*x,     y->norm1, y->norm1_b, y->q,   y->k, y->v, y->o,
-                      y->q_b, y->k_b,   y->v_b,     y->o_b, pos,  seq,  NULL};
+                      y->q_b, y->k_b,   y->v_b,     y->o_b, pos,  seq,  parent};
   const pl_args mix_args = {
       .i = {g->heads, g->kv_heads, g->window, layer_norm, d->checkpoint}, .n_i = 6,
       .f = {g->eps, g->learned_pos ? 0 : g->theta}, .n_f = 2};
@@ -76,11 +98,11 @@ static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_ten
   pl_status st = step(c, &pl_op_attention_block, mix, 14, &mix_args, &out);
   advance(x, out);
   if (st == PL_OK) {
-    pl_tensor *ffn[] = {*x,    y->norm2, y->norm2_b, y->gate,
-                        y->up, y->down,  y->up_b,    y->down_b};
+    pl_tensor *ffn[] = {*x,      y->norm2,  y->norm2_b, y->gate,  y->up,
+                        y->down, y->gate_b, y->up_b,    y->down_b};
     const pl_args ffn_args = {.i = {layer_norm, d->checkpoint}, .n_i = 3,
                               .f = {g->eps}, .n_f = 1};
-    st = step(c, &pl_op_ffn_block, ffn, 8, &ffn_args, &out);
+    st = step(c, &pl_op_ffn_block, ffn, 9, &ffn_args, &out);
     advance(x, out);
   }
   return st;
@@ -106,14 +128,14 @@ static pl_status embed(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor
 }
 
 pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
-                            pl_tensor *seq, pl_tensor **out) {
+                            pl_tensor *seq, pl_tensor *parent, pl_tensor **out) {
   const pl_lm_config *g = &d->cfg;
-  PL_TRY(batch_check(c, d, ids, pos, seq));
+  PL_TRY(batch_check(c, d, ids, pos, seq, parent));
   const pl_args eps = {.f = {g->eps}, .n_f = 1};
   pl_tensor *x = NULL;
   pl_status st = embed(c, d, ids, pos, &x);
   for (int64_t l = 0; l < g->n_layers && st == PL_OK; l++) {
-    st = layer(c, d, &d->layers[l], pos, seq, &x);
+    st = layer(c, d, &d->layers[l], pos, seq, parent, &x);
     if (st == PL_OK) {
       st = pl_check_interrupt(c);
     }
@@ -150,7 +172,7 @@ pl_status pl_decoder_logprob(pl_ctx *c, const pl_decoder *d, pl_tensor *h, pl_te
 static pl_status forward_all(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
                              pl_tensor **out) {
   pl_tensor *h = NULL;
-  PL_TRY(pl_decoder_hidden(c, d, b->ids, b->pos, b->seq, &h));
+  PL_TRY(pl_decoder_hidden(c, d, b->ids, b->pos, b->seq, b->parent, &h));
   const pl_status st = pl_decoder_logprob(c, d, h, b->rows, b->targets, out);
   pl_tensor_unref(h);
   return st;
@@ -181,6 +203,12 @@ static pl_status score_piece(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *
   if (st == PL_OK) {
     st = slice_i32(c, b->seq, s0, s1 - s0 + 1, n0, &p.seq);
   }
+  if (st == PL_OK && b->parent != NULL) {
+    st = slice_i32(c, b->parent, s0, s1 - s0, 0, &p.parent);
+    for (int64_t i = 0; st == PL_OK && i < s1 - s0; i++) {
+      pl_i32(p.parent)[i] -= pl_i32(p.parent)[i] >= 0 ? (int32_t)s0 : 0;
+    }
+  }
   if (st == PL_OK) {
     st = slice_i32(c, b->rows, m0, m1 - m0, n0, &p.rows);
   }
@@ -198,9 +226,20 @@ static pl_status score_piece(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *
   pl_tensor_unref(p.ids);
   pl_tensor_unref(p.pos);
   pl_tensor_unref(p.seq);
+  pl_tensor_unref(p.parent);
   pl_tensor_unref(p.rows);
   pl_tensor_unref(p.targets);
   return st;
+}
+
+/* The sequence after s and all that go on after s. */
+static int64_t family_end(const pl_lm_batch *b, int64_t s) {
+  const int64_t S = b->seq->shape[0] - 1;
+  s++;
+  while (s < S && b->parent != NULL && pl_i32(b->parent)[s] >= 0) {
+    s++;
+  }
+  return s;
 }
 
 pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b, int64_t budget,
@@ -209,7 +248,7 @@ pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
   if (c->grad_enabled || N <= budget) {
     return forward_all(c, d, b, out);
   }
-  PL_TRY(batch_check(c, d, b->ids, b->pos, b->seq));
+  PL_TRY(batch_check(c, d, b->ids, b->pos, b->seq, b->parent));
   PL_TRY(ids_check(c, "rows", b->rows));
   const int64_t S = b->seq->shape[0] - 1;
   const int64_t M = b->rows->shape[0];
@@ -219,12 +258,12 @@ pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
   PL_TRY(pl_tensor_new(c, d->embed->dtype, 1, &M, &y));
   int64_t m0 = 0;
   for (int64_t s0 = 0; s0 < S;) {
-    int64_t s1 = s0 + 1;
-    while (s1 < S && seq[s1 + 1] - seq[s0] <= budget) {
-      s1++;
+    int64_t s1 = family_end(b, s0);
+    while (s1 < S && seq[family_end(b, s1)] - seq[s0] <= budget) {
+      s1 = family_end(b, s1);
     }
     int64_t m1 = m0;
-    while (m1 < M && rows[m1] < seq[s1]) { /* rows ascend: Lua builds them sequence by sequence */
+    while (m1 < M && rows[m1] < seq[s1]) { /* rows ascend from family to family */
       m1++;
     }
     const pl_status st = score_piece(c, d, b, s0, s1, m0, m1, y);

@@ -36,7 +36,7 @@ typedef struct pl_lm_config {
   pl_act_kind act;
   bool learned_pos;    /* positions have a table of their own; no rotation */
   bool attention_bias; /* of q, k, v and o */
-  bool mlp_bias;       /* of up and down; only without a gate */
+  bool mlp_bias;       /* of gate, up and down */
   int64_t window;      /* a token sees that many, itself included; 0 = all before it */
 } pl_lm_config;
 
@@ -46,7 +46,7 @@ typedef struct pl_layer { /* NULL where the configuration has none */
   pl_tensor *q_b, *k_b, *v_b, *o_b;
   pl_tensor *norm2, *norm2_b;        /* [C] before the feed-forward part */
   pl_tensor *gate, *up, *down;       /* [F,C] [F,C] [C,F] */
-  pl_tensor *up_b, *down_b;
+  pl_tensor *gate_b, *up_b, *down_b;
 } pl_layer;
 
 typedef struct pl_decoder {
@@ -72,10 +72,12 @@ pl_status pl_decoder_new(pl_ctx *c, const pl_lm_config *cfg, pl_tensor *const *w
                          pl_decoder **out);
 void pl_decoder_free(pl_ctx *c, pl_decoder *d); /* NULL is fine */
 
-/* ids, pos: i32 [N]; seq: i32 [S+1], where each sequence begins and, last, N.
- * Gives the hidden states after the last norm, [N,C]. Ids must lie in 0..V-1. */
+/* ids, pos: i32 [N]; seq: i32 [S+1], where each sequence begins and, last, N. parent: i32 [S]
+ * or NULL: a sequence whose entry is not -1 goes on after all tokens of that earlier one, the
+ * nearest before it that goes on after none. Gives the hidden states after the last norm, [N,C].
+ * Ids must lie in 0..V-1. */
 pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
-                            pl_tensor *seq, pl_tensor **out);
+                            pl_tensor *seq, pl_tensor *parent, pl_tensor **out);
 /* log softmax(h[rows] head^T)[targets]: rows, targets i32 [M] -> [M] */
 pl_status pl_decoder_logprob(pl_ctx *c, const pl_decoder *d, pl_tensor *h, pl_tensor *rows,
                              pl_tensor *targets, pl_tensor **out);
@@ -84,13 +86,15 @@ pl_status pl_decoder_logprob(pl_ctx *c, const pl_decoder *d, pl_tensor *h, pl_te
 typedef struct pl_lm_batch {
   pl_tensor *ids, *pos; /* i32 [N] tokens that are read (the last one of a row predicts nothing) */
   pl_tensor *seq;       /* i32 [S+1] */
-  pl_tensor *rows;      /* i32 [M] position in 0..N-1 that predicts */
+  pl_tensor *parent;    /* i32 [S], or NULL: no sequence goes on after another */
+  pl_tensor *rows;      /* i32 [M] position in 0..N-1 that predicts, family by family; one may
+                         * predict several targets */
   pl_tensor *targets;   /* i32 [M] what came */
 } pl_lm_batch;
 
 /* Log-probabilities [M] of the batch's targets. While recording: one forward of
- * all, differentiable. Otherwise in pieces of whole sequences of at most
- * `budget` tokens (at least one sequence each), so that memory stays bounded. */
+ * all, differentiable. Otherwise in pieces of whole families (a sequence and those that go on
+ * after it) of at most `budget` tokens (at least one family each), so that memory stays bounded. */
 pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b, int64_t budget,
                            pl_tensor **out);
 
