@@ -186,7 +186,7 @@ function Model:hash()
   local version = lm.version(self.params)
   if not self.hashed or self.hashed.version ~= version then
     local config = deep_copy(self.config)
-    config.torch_dtype = nil -- written by save; the values are f32 with and without it
+    config.torch_dtype, config.dtype = nil, nil -- of the file; the values are f32 with and without them
     local text = table.concat({
       core.base.json_encode(config), core.base.json_encode(self.generation_config),
       self.tokenizer and self.tokenizer:hash() or "", tostring(self:end_token()),

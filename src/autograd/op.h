@@ -175,7 +175,7 @@ extern const pl_op pl_op_token_logprob;
  *     rotation). A sequence with a parent (-1 = none) also sees all tokens of that one. */
 extern const pl_op pl_op_attention_block;
 /*   x + down(silu(gate(h)) * up(h)), or without a gate x + down(gelu(up(h)))
- *     in: x, norm_w, norm_b?, gate? [F,C], up [F,C], down [C,F], up_b?, down_b?
+ *     in: x, norm_w, norm_b?, gate? [F,C], up [F,C], down [C,F], gate_b?, up_b?, down_b?
  *     i: LayerNorm, checkpoint;  f: eps
  * checkpoint: keep only x, and compute the block again when its gradient is asked for. */
 extern const pl_op pl_op_ffn_block;

@@ -140,7 +140,10 @@ static pl_status mix(pl_ctx *c, work *w) {
   pl_rotate(&w->h, false, w->kept[QKV]);
   PL_TRY(pl_matrix(c, w->act, w->N, w->h.H * w->h.D, &w->kept[MIXED]));
   PL_TRY(pl_matrix(c, w->real, w->N, w->h.H, &w->kept[LSE]));
-  return pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_enter(c, "attention", false);
+  const pl_status st = pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_leave(c, (pl_work){0});
+  return st;
 }
 
 static pl_status forward_in(pl_ctx *c, pl_call *k, work *w) {
@@ -178,8 +181,10 @@ static pl_status mix_back(pl_ctx *c, const work *w, const pl_tensor *g, pl_tenso
   pl_tensor *gmixed;
   PL_TRY(pl_tensor_like(c, w->kept[MIXED], &gmixed));
   pl_product(false, false, pl_whole(g), pl_whole(w->in[O_W]), PL_SET, pl_whole(gmixed));
+  pl_profile_enter(c, "attention", true);
   const pl_status st =
       pl_attend_back(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE], gmixed, gqkv);
+  pl_profile_leave(c, (pl_work){0});
   pl_tensor_unref(gmixed);
   pl_rotate(&w->h, true, gqkv);
   return st;

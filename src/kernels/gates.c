@@ -5,6 +5,32 @@
 
 enum { GRAIN = 16384 }; /* elements in a block: about 10 microseconds of work */
 
+#if PL_IS_HALF
+/* 1 / (1 + e^-x) to 1 in 10^5, in half the time: bf16 keeps 1 in 500. NaN stays NaN. */
+PL_INLINE float sigmoid(float x) {
+  const float magic = 12582912.0F; /* 1.5 * 2^23: its last bits are the nearest integer */
+  float t = x * -1.44269504F;
+  t = t > 126.0F ? 126.0F : t;
+  t = t < -126.0F ? -126.0F : t;
+  const float shifted = t + magic;
+  const float f = t - (shifted - magic);
+  int32_t n;
+  memcpy(&n, &shifted, sizeof n);
+  float p = 9.6181291e-3F; /* 2^f on [-1/2, 1/2] */
+  p = p * f + 5.5504109e-2F;
+  p = p * f + 2.4022651e-1F;
+  p = p * f + 6.9314718e-1F;
+  p = p * f + 1.0F;
+  int32_t u;
+  memcpy(&u, &p, sizeof u);
+  u += (int32_t)((uint32_t)n << 23);
+  memcpy(&p, &u, sizeof p);
+  return x != x ? x : 1.0F / (1.0F + p);
+}
+#else
+#define sigmoid k_sigmoid
+#endif
+
 typedef struct gate_job {
   int64_t n;
   const act *a, *b, *gy;
@@ -20,7 +46,7 @@ PL_VARIANTS(void, silu_block, (void *arg, int64_t block), (arg, block)) {
   act *restrict y = j->y + i0;
   for (int64_t i = 0; i < n; i++) {
     real x = act_real(a[i]);
-    y[i] = act_of(x * k_sigmoid(x) * act_real(b[i]));
+    y[i] = act_of(x * sigmoid(x) * act_real(b[i]));
   }
 }
 
@@ -41,7 +67,7 @@ PL_VARIANTS(void, silu_back_block, (void *arg, int64_t block), (arg, block)) {
   act *restrict gb = j->gb + i0;
   for (int64_t i = 0; i < n; i++) {
     real x = act_real(a[i]);
-    real s = k_sigmoid(x);
+    real s = sigmoid(x);
     real t = act_real(gy[i]) * s;
     ga[i] = act_of(t * act_real(b[i]) * (1 + x * (1 - s)));
     gb[i] = act_of(t * x);
@@ -65,7 +91,7 @@ PL_VARIANTS(void, gelu_block, (void *arg, int64_t block), (arg, block)) {
   act *restrict y = j->y + i0;
   for (int64_t i = 0; i < n; i++) {
     real x = act_real(a[i]);
-    y[i] = act_of(x * k_sigmoid(TWO_ROOT * (x + CUBIC * x * x * x)));
+    y[i] = act_of(x * sigmoid(TWO_ROOT * (x + CUBIC * x * x * x)));
   }
 }
 
@@ -84,7 +110,7 @@ PL_VARIANTS(void, gelu_back_block, (void *arg, int64_t block), (arg, block)) {
   for (int64_t i = 0; i < n; i++) {
     real x = act_real(a[i]);
     real q = CUBIC * x * x;
-    real s = k_sigmoid(TWO_ROOT * x * (1 + q));
+    real s = sigmoid(TWO_ROOT * x * (1 + q));
     ga[i] = act_of(act_real(gy[i]) * s * (1 + x * (1 - s) * TWO_ROOT * (1 + 3 * q)));
   }
 }

@@ -55,19 +55,41 @@ typedef struct rope_job {
   act *y;
 } rope_job;
 
+#if PL_IS_HALF
+typedef pl_bf16 halves __attribute__((vector_size(16)));
+typedef uint32_t words __attribute__((vector_size(32)));
+
+PL_INLINE vec load(const act *p) {
+  halves h;
+  memcpy(&h, p, sizeof h);
+  return (vec)(__builtin_convertvector(h, words) << 16);
+}
+
+/* As pl_bf16_of: to nearest, ties to even, a NaN stays one. */
+PL_INLINE void store(act *p, vec v) {
+  const words u = (words)v;
+  const words high = u >> 16;
+  const words nan = (words)(v != v);
+  const words near = (u + 0x7fffU + (high & 1U)) >> 16;
+  const halves h = __builtin_convertvector((nan & (high | 0x40U)) | (~nan & near), halves);
+  memcpy(p, &h, sizeof h);
+}
+#else
+#define load vload
+#define store vstore
+#endif
+
 /* One head: the pair (j, j + D/2) turned by the angle j. x may be y. */
 PL_INLINE void turn(int64_t n, int64_t half, const act *x, const real *co, const real *si, act *y) {
   int64_t i = 0;
-#if !PL_IS_HALF
   for (; i + PL_LANES <= n; i += PL_LANES) {
-    vec a = vload(x + i);
-    vec b = vload(x + half + i);
+    vec a = load(x + i);
+    vec b = load(x + half + i);
     vec c = vload(co + i);
     vec s = vload(si + i);
-    vstore(y + i, a * c - b * s);
-    vstore(y + half + i, b * c + a * s);
+    store(y + i, a * c - b * s);
+    store(y + half + i, b * c + a * s);
   }
-#endif
   for (; i < n; i++) {
     real a = act_real(x[i]);
     real b = act_real(x[half + i]);

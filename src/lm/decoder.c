@@ -98,11 +98,11 @@ static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_ten
   pl_status st = step(c, &pl_op_attention_block, mix, 14, &mix_args, &out);
   advance(x, out);
   if (st == PL_OK) {
-    pl_tensor *ffn[] = {*x,    y->norm2, y->norm2_b, y->gate,
-                        y->up, y->down,  y->up_b,    y->down_b};
+    pl_tensor *ffn[] = {*x,      y->norm2,  y->norm2_b, y->gate,  y->up,
+                        y->down, y->gate_b, y->up_b,    y->down_b};
     const pl_args ffn_args = {.i = {layer_norm, d->checkpoint}, .n_i = 3,
                               .f = {g->eps}, .n_f = 1};
-    st = step(c, &pl_op_ffn_block, ffn, 8, &ffn_args, &out);
+    st = step(c, &pl_op_ffn_block, ffn, 9, &ffn_args, &out);
     advance(x, out);
   }
   return st;

@@ -36,7 +36,7 @@ typedef struct pl_lm_config {
   pl_act_kind act;
   bool learned_pos;    /* positions have a table of their own; no rotation */
   bool attention_bias; /* of q, k, v and o */
-  bool mlp_bias;       /* of up and down; only without a gate */
+  bool mlp_bias;       /* of gate, up and down */
   int64_t window;      /* a token sees that many, itself included; 0 = all before it */
 } pl_lm_config;
 
@@ -46,7 +46,7 @@ typedef struct pl_layer { /* NULL where the configuration has none */
   pl_tensor *q_b, *k_b, *v_b, *o_b;
   pl_tensor *norm2, *norm2_b;        /* [C] before the feed-forward part */
   pl_tensor *gate, *up, *down;       /* [F,C] [F,C] [C,F] */
-  pl_tensor *up_b, *down_b;
+  pl_tensor *gate_b, *up_b, *down_b;
 } pl_layer;
 
 typedef struct pl_decoder {

@@ -21,9 +21,6 @@ static pl_status kinds_check(pl_ctx *c, const pl_lm_config *g) {
     return pl_fail(c, PL_EINVAL, "decoder: eps %g and rope theta %g; wanted >= 0 and > 0", g->eps,
                    g->theta);
   }
-  if (g->mlp_bias && g->act == PL_ACT_SILU_GATE) {
-    return pl_fail(c, PL_EINVAL, "decoder: biases of a gated feed-forward part are not computed");
-  }
   if (g->window < 0) {
     return pl_fail(c, PL_EINVAL, "decoder: window %lld; wanted a number of tokens, or 0 for all",
                    (long long)g->window);
@@ -77,6 +74,9 @@ static bool has_gate(const pl_lm_config *g) {
 static bool has_mlp_bias(const pl_lm_config *g) {
   return g->mlp_bias;
 }
+static bool has_gate_bias(const pl_lm_config *g) {
+  return has_gate(g) && g->mlp_bias;
+}
 static bool has_head(const pl_lm_config *g) {
   return !g->tied;
 }
@@ -107,6 +107,7 @@ static const struct weight {
     {LAYER, "gate", offsetof(pl_layer, gate), F, C, has_gate},
     {LAYER, "up", offsetof(pl_layer, up), F, C, NULL},
     {LAYER, "down", offsetof(pl_layer, down), C, F, NULL},
+    {LAYER, "gate_b", offsetof(pl_layer, gate_b), F, ONE, has_gate_bias},
     {LAYER, "up_b", offsetof(pl_layer, up_b), F, ONE, has_mlp_bias},
     {LAYER, "down_b", offsetof(pl_layer, down_b), C, ONE, has_mlp_bias},
     {AFTER, "norm", offsetof(pl_decoder, norm), C, ONE, NULL},

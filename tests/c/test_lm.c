@@ -74,7 +74,6 @@ TEST(lm_config_refusals) {
   const struct { pl_lm_config f; const char *text; } bad[] = {
       {{.head_dim = 5, .theta = 1}, "head size 5 is odd"},
       {{.head_dim = 6, .theta = 0}, "rope theta 0"},
-      {{.head_dim = 6, .theta = 1, .mlp_bias = true}, "gated"},
       {{.head_dim = 6, .theta = 1, .window = -1}, "window -1"},
       {{.head_dim = 6, .theta = 1, .kv_heads = 3}, "cannot share 3"},
       {{.head_dim = 6, .theta = 1, .ffn = -1}, "the feed-forward size is -1"}};
@@ -82,7 +81,6 @@ TEST(lm_config_refusals) {
     pl_lm_config f = CFG;
     f.head_dim = bad[i].f.head_dim;
     f.theta = bad[i].f.theta;
-    f.mlp_bias = bad[i].f.mlp_bias;
     f.window = bad[i].f.window;
     f.kv_heads = bad[i].f.kv_heads != 0 ? bad[i].f.kv_heads : f.kv_heads;
     f.ffn = bad[i].f.ffn != 0 ? bad[i].f.ffn : f.ffn;

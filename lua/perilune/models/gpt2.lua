@@ -2,6 +2,9 @@
 --- lie in the file: linear ones [in, out] (transformers' Conv1D), queries, keys and
 --- values side by side in one. What the decoder cannot compute is refused by name.
 --- Dropout is not applied, in training neither.
+local read = require "perilune.models.config"
+local refuse = read.refuse
+
 local gpt2 = {
   model_type = "gpt2",
   architecture = "GPT2LMHeadModel",
@@ -24,17 +27,6 @@ local NEEDED = { "vocab_size", "n_embd", "n_layer", "n_head", "n_positions" }
 -- two names of one function
 local ACTIVATIONS = { gelu_new = true, gelu_pytorch_tanh = true }
 
-local function refuse(where, message, ...)
-  error((where .. ": " .. message):format(...), 0)
-end
-
-local function check_positive(config, key, where)
-  local v = config[key]
-  if math.type(v) ~= "integer" or v < 1 then
-    refuse(where, "%s is %s; wanted a positive integer", key, v == nil and "missing" or tostring(v))
-  end
-end
-
 local function check_kind(config, where)
   if not ACTIVATIONS[config.activation_function] then
     refuse(where, 'activation_function "%s" is not supported; only "gelu_new" (the tanh form)',
@@ -46,9 +38,8 @@ local function check_kind(config, where)
   if not config.scale_attn_weights then
     refuse(where, "scale_attn_weights = false is not supported: attention is scaled by 1/sqrt(head size)")
   end
-  if next(config.pruned_heads or {}) then refuse(where, "pruned_heads is not supported: a head is missing") end
-  if config.quantization_config then
-    refuse(where, "quantised weights (quantization_config) are not supported; use the f32, f16 or bf16 model")
+  if type(config.pruned_heads) == "table" and next(config.pruned_heads) then
+    refuse(where, "pruned_heads is not supported: heads are missing")
   end
 end
 
@@ -57,11 +48,8 @@ end
 ---@param where string # named in errors
 ---@return table config
 function gpt2.complete(given, where)
-  local config = {}
-  for k, v in pairs(DEFAULTS) do config[k] = v end
-  for k, v in pairs(given) do config[k] = v end
-  for _, key in ipairs(NEEDED) do check_positive(config, key, where) end
-  if config.n_inner ~= nil then check_positive(config, "n_inner", where) end
+  local config = read.fill(given, DEFAULTS, NEEDED, where)
+  if config.n_inner ~= nil then read.check_size(config, "n_inner", where) end
   if config.n_embd % config.n_head ~= 0 then
     refuse(where, "n_embd = %d does not divide into n_head = %d heads", config.n_embd, config.n_head)
   end

@@ -346,6 +346,9 @@ local function write_all(m, dir)
   local config = {}
   for k, v in pairs(m.config) do config[k] = v end
   config.torch_dtype, config.dtype = "float32", nil -- what is written below, whatever was read
+  for _, key in ipairs { "bos_token_id", "eos_token_id" } do
+    if config[key] == nil then config[key] = base.null end -- absent, transformers takes its family's own
+  end
   put("config.json", base.json_encode(config, { indent = 2 }) .. "\n")
   if next(m.generation_config) then
     put("generation_config.json", base.json_encode(m.generation_config, { indent = 2 }) .. "\n")
