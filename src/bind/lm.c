@@ -336,10 +336,12 @@ static int32_t *check_id_array(lua_State *L, int idx, int64_t row, int64_t *n) {
   return p;
 }
 
-/* lm.generator(decoder, rows, stop_ids) -> Generator */
+/* lm.generator(decoder, rows, stop_ids, dtype = "f32" | "bf16" | "int8") -> Generator */
 static int lm_generator(lua_State *L) {
-  const pl_decoder *d = pl_check_decoder(L, 1);
+  static const char *const kinds[] = {"f32", "bf16", "int8", NULL}; /* as in pl_pack_kind */
+  pl_decoder *d = pl_check_decoder(L, 1);
   const int64_t rows = luaL_checkinteger(L, 2);
+  const int kind = luaL_checkoption(L, 4, "f32", kinds);
   int64_t n;
   const int32_t *stop = check_id_array(L, 3, 0, &n);
   pl_generator **box = lua_newuserdatauv(L, sizeof *box, 1);
@@ -347,7 +349,7 @@ static int lm_generator(lua_State *L) {
   luaL_setmetatable(L, GENERATOR_NAME);
   lua_pushvalue(L, 1); /* keeps the decoder alive */
   lua_setiuservalue(L, -2, 1);
-  pl_lua_check(L, pl_generator_new(pl_lua_ctx(L), d, rows, stop, n, box));
+  pl_lua_check(L, pl_generator_new(pl_lua_ctx(L), d, (pl_pack_kind)kind, rows, stop, n, box));
   return 1;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "lm/decoder.h"
+#include "lm/pack.h"
 
 /* ---- configuration ---- */
 
@@ -241,12 +242,14 @@ void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
   if (d == NULL) {
     return;
   }
+  pl_pack_drop(c, d->pack);
   for (int64_t i = 0; i < pl_decoder_n_weights(&d->cfg); i++) {
     pl_tensor_unref(*slot(d, i));
   }
   if (d->cfg.tied) {
     pl_tensor_unref(d->head);
   }
+  pl_pack_drop(c, d->pack);
   pl_free(c, d->layers);
   pl_free(c, d);
 }

@@ -36,6 +36,46 @@ T.test("logprob_is_the_score_of_the_same_ids", function()
   T.ok(out[1].text ~= out[2].text)
 end)
 
+-- bf16 and int8 round weights, activations and the cache: answers differ from f32 as soon as two tokens are
+-- about equally likely; the log-probabilities of the same ids stay this near.
+T.test("dtype_rounds_the_weights", function()
+  local m = stories()
+  local o = { n = 4, max_tokens = 60, seed = 5 }
+  local prompts = { "The dog", "Once upon a time" }
+  for dtype, most in pairs { f32 = 1e-4, bf16 = 0.1, int8 = 0.3 } do
+    o.dtype, o.batch_size = dtype, nil
+    local out = m:generate(prompts, o)
+    local lp = pl.no_grad(function() return m:logprobs(out) end)
+    local total, count = 0, 0
+    for i, answer in ipairs(out) do
+      local first = #m.tokenizer:encode(answer.prompt)
+      local row = lp[i]:tolist()
+      for t, got in ipairs(answer.logprobs) do
+        local off = math.abs(row[first + t - 1] - got)
+        T.ok(off < most, dtype .. " " .. off)
+        total, count = total + off, count + 1
+      end
+    end
+    T.ok(total / count < most / 4, dtype .. " mean " .. total / count)
+    o.batch_size = 3
+    for i, again in ipairs(m:generate(prompts, o)) do
+      T.eq(again.ids, out[i].ids)
+      T.eq(again.logprobs, out[i].logprobs)
+    end
+  end
+  T.raises(m.generate, "int8", m, { "A" }, { dtype = "int4" })
+end)
+
+T.test("new_weights_are_used", function()
+  local m = stories():clone()
+  for _, dtype in ipairs { "f32", "int8" } do
+    local before = m:generate({ "A" }, { max_tokens = 5, temperature = 0, dtype = dtype })[1].logprobs
+    pl.no_grad(function() m:parameters()[5]:mul_(1.5) end)
+    local after = m:generate({ "A" }, { max_tokens = 5, temperature = 0, dtype = dtype })[1].logprobs
+    T.ok(before[1] ~= after[1])
+  end
+end)
+
 T.test("batch_size_and_neighbours_do_not_change_answers", function()
   local m = stories()
   local prompts = { "A", "The big dog", "Once upon a time, there was", "Tim" }

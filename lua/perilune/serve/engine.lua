@@ -41,12 +41,13 @@ Engine.__index = Engine
 ---@param model perilune.Model
 ---@param rows integer # answers that run at a time
 ---@param more_stop_ids integer[]
+---@param dtype? "f32"|"bf16"|"int8" # numbers of the weights
 ---@return perilune.serve.Engine
-function engine.new(model, rows, more_stop_ids)
+function engine.new(model, rows, more_stop_ids, dtype)
   local stop_ids, ends = model:stop_ids(), {}
   for _, id in ipairs(more_stop_ids) do stop_ids[#stop_ids + 1] = id end
   for _, id in ipairs(stop_ids) do ends[id] = true end
-  return setmetatable({ tok = model.tokenizer, g = lm.generator(model.decoder, rows, stop_ids), rows = rows,
+  return setmetatable({ tok = model.tokenizer, g = lm.generator(model.decoder, rows, stop_ids, dtype), rows = rows,
     ends = ends, slots = {}, last_index = 0, live = 0, watched = 0, to_score = {}, jobs = {} }, Engine)
 end
 

@@ -60,6 +60,7 @@ end
 ---@field port integer
 ---@field template? string
 ---@field batch_size integer
+---@field dtype? "f32"|"bf16"|"int8"
 ---@field max_queue integer
 ---@field token_env? string
 ---@field token_optional? boolean
@@ -77,7 +78,7 @@ function serve.new(model, o)
   if not srv then error(message, 0) end
   local ends = {}
   if ctx.template and ctx.template.ends then ends[1] = model.tokenizer:token_to_id(ctx.template.ends) end
-  return setmetatable({ srv = srv, ctx = ctx, engine = engine.new(model, o.batch_size, ends),
+  return setmetatable({ srv = srv, ctx = ctx, engine = engine.new(model, o.batch_size, ends, o.dtype),
     most = o.batch_size + o.max_queue, requests = 0, tokens = 0 }, Server)
 end
 

@@ -10,6 +10,7 @@ local OPTIONS = {
   top_p = { type = "number", min = 0, max = 1 },
   top_k = { type = "integer", min = 0 },
   min_p = { type = "number", min = 0, max = 1 },
+  dtype = { type = "string", choices = { "f32", "bf16", "int8" }, doc = "numbers of the weights while it writes" },
   max_tokens = { type = "integer", min = 1, doc = "longest answer; default: what the stage asks for" },
 }
 
@@ -47,7 +48,7 @@ function Local:demonstrate(requests, opts)
   local o = self.options
   local list = model:generate(prompts, {
     n = counts[1] or 1, temperature = o.temperature or opts.temperature or 1.0, top_p = o.top_p or opts.top_p, top_k = o.top_k, min_p = o.min_p,
-    max_tokens = o.max_tokens or opts.max_tokens, seed = opts.seed, stop = opts.stop, on_progress = opts.on_progress,
+    dtype = o.dtype, max_tokens = o.max_tokens or opts.max_tokens, seed = opts.seed, stop = opts.stop, on_progress = opts.on_progress,
   })
   local tokenizer = model.tokenizer:hash()
   local out = {}
