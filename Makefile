@@ -17,6 +17,8 @@ LUA_PKG  = lua5.4
 PKGS     = $(LUA_PKG) libcjson libpcre2-8 libedit libcurl sqlite3 libmicrohttpd
 # folders of the core in the order of their knowledge; a subset builds a part
 DIRS     = base kernels tensor autograd text format lm store net
+# sources of those folders that are left out
+SKIP     =
 
 # No -ffast-math: NaN must stay NaN and results must not depend on the compiler's
 # mood. No -march=native: kernels carry their own variants (PL_CLONES).
@@ -47,7 +49,7 @@ endif
 
 # Kernels are compiled twice, for float and for double, except those named *_once.c; those
 # of ACT_SRC, which read or write activations, once more for activations in bf16.
-ONCE_SRC   = $(foreach d,$(filter-out kernels,$(DIRS)),$(wildcard src/$(d)/*.c)) \
+ONCE_SRC   = $(filter-out $(SKIP),$(foreach d,$(filter-out kernels,$(DIRS)),$(wildcard src/$(d)/*.c))) \
              $(if $(filter kernels,$(DIRS)),$(wildcard src/kernels/*_once.c))
 TWICE_SRC  = $(if $(filter kernels,$(DIRS)),\
                $(filter-out %_once.c,$(wildcard src/kernels/*.c)))
@@ -94,6 +96,12 @@ endif
 $(BUILD)/host/%.o: FLAGS += $(HOST_FLAGS)
 # The peak is that of fused multiply-adds; -std=c11 alone would part them.
 $(BUILD)/kernels/probe_once.o: FLAGS += -ffp-contract=fast
+# The same for generation's kernels; the tiles of packed products are unrolled by hand.
+$(BUILD)/lm/rowmath.o $(BUILD)/lm/sample.o: FLAGS += -ffp-contract=fast
+$(BUILD)/kernels/packed_once.o: FLAGS += -ffp-contract=fast
+ifeq ($(SANITIZE),)
+$(BUILD)/kernels/packed_once.o: CFLAGS += -O2
+endif
 
 $(BUILD)/%.o: src/%.c Makefile | $(HASH)
 	$(call say,CC,$@)
@@ -165,6 +173,10 @@ test:
 	@scripts/install-deps
 	@$(MAKE) --no-print-directory -j$(JOBS) all tests
 	@PL_BIN="$(abspath $(BIN))" PL_TESTS="$(BUILD)/tests" tests/run
+
+# the kernels, cross-compiled and run in an emulator: two minutes
+test-aarch64:
+	@tests/aarch64.sh
 
 asan:
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan SANITIZE=1 all tests
@@ -251,6 +263,7 @@ help:
 	@echo 'make test       install what is missing, build, run all tests'
 	@echo 'make parity     official clients and other servers against ours (needs python3)'
 	@echo 'make soak       10,000 calls to a faulty service, killed 20 times: no answer and no money lost'
+	@echo 'make test-aarch64  the kernels under an emulated AArch64 (needs gcc-aarch64-linux-gnu, qemu-user)'
 	@echo 'make asan       C and Lua tests under AddressSanitizer and UBSan'
 	@echo 'make fuzz       mutated files against the readers, FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench      speed against what this machine can do'

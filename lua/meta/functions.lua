@@ -237,6 +237,15 @@ function pl.isfinite(x) end
 ---@return perilune.Tensor
 function pl.isnan(x) end
 
+---(x - mean) / sqrt(variance + eps) * w + b over the last dim: x [..., C], w and b [C] (Ba et al.
+---2016).
+---@param x perilune.Tensor|number
+---@param w perilune.Tensor|number
+---@param b? perilune.Tensor|number
+---@param eps? number default 1e-5
+---@return perilune.Tensor
+function pl.layer_norm(x, w, b, eps) end
+
 ---true where a <= b (a bool tensor), with broadcasting.
 ---@param a perilune.Tensor|number
 ---@param b perilune.Tensor|number

@@ -15,6 +15,7 @@ local SPEC = {
   stop = { type = "string|table", doc = "a text or a list of texts that end an answer; the answer is cut before them" },
   seed = { 0, doc = "answers are a function of the seed, the prompt's place in the list and the sample's number" },
   batch_size = { 64, min = 1, max = 4096, doc = "answers that run at a time; does not change them" },
+  dtype = { "f32", choices = { "f32", "bf16", "int8" }, doc = "numbers of the weights while drawing: f32, or bf16 and int8, faster and rounded" },
   on_progress = { type = "function", doc = "called with { done, total, tokens } as answers end" },
 }
 
@@ -126,7 +127,7 @@ local function generate(model, prompts, opts)
   end
   local total = #prompts * o.n
   if total == 0 then return {} end
-  local g <close> = lm.generator(model.decoder, math.min(o.batch_size, total), model:stop_ids())
+  local g <close> = lm.generator(model.decoder, math.min(o.batch_size, total), model:stop_ids(), o.dtype)
   local run = setmetatable({ g = g, tok = model.tokenizer, prompts = {}, stops = stops, longest = longest,
     n = o.n, out = {} }, Run)
   for i = 1, #prompts do

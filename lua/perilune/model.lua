@@ -9,6 +9,7 @@ local lm = core.lm
 ---@field config table # as config.json, defaults filled in
 ---@field tokenizer any # nil where the model has none
 ---@field generation_config table # as generation_config.json
+---@field shape table # what the decoder was made for, whatever the family calls it: n_layers, hidden, vocab, context ...
 ---@field history table # what training did to it; see train
 ---@field decoder any # core.lm's handle on the weights
 local Model = { __name = "perilune.Model" }
@@ -31,6 +32,8 @@ function Model.new(spec)
   local m = setmetatable({
     family = spec.family,
     config = spec.config,
+    shape = shape,
+    weights = lm.weights(shape), -- the decoder's names, in the order of params
     tokenizer = spec.tokenizer,
     generation_config = spec.generation_config or {},
     files = spec.files or {}, -- name -> bytes of files kept as they were
@@ -39,7 +42,7 @@ function Model.new(spec)
     token_cache = { n = 0, of = {} },
   }, Model)
   m.decoder = lm.decoder(shape, spec.params)
-  for i, w in ipairs(lm.weights(shape)) do
+  for i, w in ipairs(m.weights) do
     local p = spec.params[i]
     p.name = spec.family.weight_name(w.name)
     p:requires_grad_()
@@ -47,13 +50,13 @@ function Model.new(spec)
   return m
 end
 
----The weights in a fixed order, tied ones once, each with its `.name` as in the file.
+---The weights in a fixed order, tied ones once, each with its `.name`: as in the file, where that has it as one tensor.
 ---@return table
 function Model:parameters()
   return table.move(self.params, 1, #self.params, 1, {})
 end
 
----Weights by their name in the file.
+---Weights by their name.
 ---@return table<string, any>
 function Model:state_dict()
   local out = {}
@@ -143,6 +146,15 @@ function Model:completion_sums(list)
   return lm.group_sum(flat, row_of, #list), core.tensor.tensor(counts)
 end
 
+---The same sums of pairs of rows, 1 and 2, 3 and 4, ...: [n / 2, 2]. The prompt that two of them have in
+---common is computed once.
+---@param list table # what tokenize_rows returned
+---@return any sums
+function Model:pair_sums(list)
+  local flat, row_of = self.decoder:score(list, false, SCORE_TOKENS, true)
+  return lm.group_sum(flat, row_of, #list):reshape(#list // 2, 2)
+end
+
 ---Summed log-probability of each row's completion, its end token included: [n]. Differentiable.
 ---@param data table
 ---@param opts? { max_length?: integer, truncation?: "error"|"cut" }
@@ -174,7 +186,7 @@ function Model:hash()
   local version = lm.version(self.params)
   if not self.hashed or self.hashed.version ~= version then
     local config = deep_copy(self.config)
-    config.torch_dtype = nil -- written by save; the values are f32 with and without it
+    config.torch_dtype, config.dtype = nil, nil -- of the file; the values are f32 with and without them
     local text = table.concat({
       core.base.json_encode(config), core.base.json_encode(self.generation_config),
       self.tokenizer and self.tokenizer:hash() or "", tostring(self:end_token()),
@@ -203,29 +215,29 @@ end
 
 -- One line a weight, layers of equal shape folded into one.
 function Model:__tostring()
-  local c = self.config
+  local shape = self.shape
   local lines = { ("%s: %s parameters, f32, vocabulary %s, context %s%s"):format(self.family.architecture,
-    count(self:num_parameters()), count(c.vocab_size), count(c.max_position_embeddings),
-    c.tie_word_embeddings and ", tied head" or "") }
+    count(self:num_parameters()), count(shape.vocab), count(shape.context), shape.tied and ", tied head" or "") }
   local line = function(depth, name, p)
-    lines[#lines + 1] = ("%s%-" .. (40 - 2 * depth) .. "s %-14s %12s"):format(("  "):rep(depth), name,
-      shape_text(p), count(p:numel()))
+    lines[#lines + 1] = ("%s%-" .. (40 - 2 * depth) .. "s %-14s %12s"):format(("  "):rep(depth),
+      name:gsub("%.weight$", ""), shape_text(p), count(p:numel()))
   end
-  local in_layer = 0
-  for _, p in ipairs(self.params) do
-    if p.name:find("%.layers%.0%.") then in_layer = in_layer + p:numel() end
+  local in_layer, told = 0, false
+  for i, w in ipairs(self.weights) do
+    if w.name:find "^layers%.0%." then in_layer = in_layer + self.params[i]:numel() end
   end
-  local told = false
-  for _, p in ipairs(self.params) do
-    local layer, part = p.name:match("%.layers%.(%d+)%.(.+)%.weight$")
+  for i, w in ipairs(self.weights) do
+    local p = self.params[i]
+    local layer = w.name:match "^layers%.(%d+)%."
     if not layer then
-      line(1, p.name:gsub("%.weight$", ""), p)
-    else
+      line(1, p.name, p)
+    elseif layer == "0" then
+      local all, part = p.name:match "^(.-)%.0%.(.+)$"
       if not told then
-        lines[#lines + 1] = ("  model.layers, %d of %s parameters:"):format(c.num_hidden_layers, count(in_layer))
+        lines[#lines + 1] = ("  %s, %d of %s parameters:"):format(all, shape.n_layers, count(in_layer))
         told = true
       end
-      if layer == "0" then line(2, part, p) end
+      line(2, part, p)
     end
   end
   return table.concat(lines, "\n")

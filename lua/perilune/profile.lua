@@ -1,6 +1,6 @@
 --- Where the time goes, by op: pl.profile(f) and the flag --profile. The counting is the
 --- core's (src/base/profile.h); this file makes differences, shares and tables of it. Rows in
---- brackets are no ops: an optimizer's update, passes of generation, tokenising.
+--- brackets are no ops (an optimizer's update, passes of generation, tokenising); "a: b" is b inside a.
 local core = require "perilune.core"
 local base = core.base
 local options = require "perilune.options"

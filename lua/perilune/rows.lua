@@ -189,14 +189,14 @@ local function cut(row, limit, bos)
 end
 
 ---Tokenises rows. Errors name the row.
----@param model table # reads tokenizer, config.max_position_embeddings, end_token()
+---@param model table # reads tokenizer, shape.context, end_token()
 ---@param data table # a dataset or a list of rows (forms: top of this file)
 ---@param opts? { max_length?: integer, truncation?: "error"|"cut" }
 ---@return { ids: integer[], start: integer, n_prompt: integer, cut: string|nil }[] rows # start: first token that counts
 ---@return { rows: integer, cut_prompt: integer, cut_completion: integer } report # a row cut on both sides counts as completion
 function rows.tokenize(model, data, opts)
   local o = options.resolve("tokenize_rows", SPEC, opts)
-  local context = model.config.max_position_embeddings
+  local context = model.shape.context
   local limit = math.min(o.max_length or context, context)
   local may_cut = (o.truncation or (o.max_length and "cut" or "error")) == "cut"
   local bos = model.tokenizer and model.tokenizer:bos_declared()

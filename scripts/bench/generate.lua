@@ -23,16 +23,19 @@ local function run(model, w, length, new)
   return t
 end
 
--- The median round of f, which gives seconds; f is asked at least three times.
+-- The median round of f, which gives seconds; f is asked at least three times. The process's
+-- memory is read before the first probe, which takes some of its own.
 local function rounds(seconds, probe, f)
   f()
+  local rss = core.base.memory().rss_peak
   local times, peaks, stop = {}, {}, core.base.now() + seconds
   repeat
     peaks[#peaks + 1] = measure.probes[probe]()
     times[#times + 1] = f()
   until core.base.now() > stop and #times >= 3
   table.sort(times)
-  return { median = measure.median(times), best = times[1], n = #times, peak = #peaks > 0 and measure.median(peaks) or nil }
+  return { median = measure.median(times), best = times[1], n = #times, rss = rss,
+    peak = #peaks > 0 and measure.median(peaks) or nil }
 end
 
 ---w: { shape, batch, dtype, zeros?, new? }: drawn tokens a second after the prompts were read.
@@ -49,7 +52,7 @@ function M.generate(w, seconds)
   local tokens = w.batch * new
   local work = probe == "dram" and (blocks + head) * BYTES[w.dtype] * new or 2 * (blocks + head) * tokens
   local out = measure.figures(r, { amount = tokens, unit = "tokens/s", probe = probe, work = work })
-  out.rss = core.base.memory().rss_peak
+  out.rss = r.rss
   return out
 end
 
@@ -62,7 +65,7 @@ function M.prefill(w, seconds)
   local r = rounds(seconds, probe, function() return run(model, w, w.length, 1) end)
   local out = measure.figures(r, { amount = w.length, unit = "tokens/s", probe = probe,
     work = 2 * (blocks * w.length + head) + shapes.attention(w.shape, w.length * w.length / 2) })
-  out.rss = core.base.memory().rss_peak
+  out.rss = r.rss
   return out
 end
 

@@ -33,7 +33,7 @@ M.probes = {
     local best = rate(base.bf16_probe, 4000000)
     return best > 0 and best or M.probes.f32() -- without the instruction bf16 is computed in f32
   end,
-  dram = function() return base.read_probe and rate(base.read_probe, 256 << 20) end,
+  dram = function() return base.read_probe and base.read_probe(256 << 20) * 1e-9 end,
 }
 M.units = { f32 = "GFLOP/s", bf16 = "GFLOP/s", dram = "GB/s" }
 

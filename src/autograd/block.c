@@ -27,15 +27,25 @@ static int64_t terms(bool ta, mat a) {
   return ta ? rows_of(a.t) : a.cols;
 }
 
-/* The profile is the context's, which a tensor knows. */
+/* For the profile, which is the context's, which a tensor knows: the parts of a block. */
 static void told(const pl_tensor *t, double flop) {
   pl_profile_work(t->storage->ctx, flop, 0);
 }
 
+static void begin(const pl_tensor *t, const char *part) {
+  pl_profile_enter(t->storage->ctx, part, false);
+}
+
+static void end(const pl_tensor *t) {
+  pl_profile_leave(t->storage->ctx, (pl_work){0});
+}
+
 void pl_product_half(bool ta, bool tb, mat a, mat b, int how, mat y) {
+  begin(y.t, "products");
   told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
   pl_gemm_bf16(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, half_mat(a), half_mat(b), (float)how,
                half_mat(y));
+  end(y.t);
 }
 
 void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
@@ -43,12 +53,14 @@ void pl_product(bool ta, bool tb, mat a, mat b, int how, mat y) {
     pl_product_half(ta, tb, a, b, how, y);
     return;
   }
+  begin(y.t, "products");
   told(y.t, 2.0 * (double)rows_of(y.t) * (double)(y.cols * terms(ta, a)));
 #define RUN(T, S)                                                                              \
   pl_gemm_##S(ta, tb, rows_of(y.t), y.cols, terms(ta, a), 1, at(a), width(a.t), at(b),         \
               width(b.t), (T)how, at(y), width(y.t))
   BOTH(y.t->dtype)
 #undef RUN
+  end(y.t);
 }
 
 /* ---- biases ------------------------------------------------------------------- */
@@ -93,11 +105,13 @@ void pl_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double 
 #define LAYER(T, A, S)                                                                     \
   pl_layer_norm_##S(N, C, P(T, x), P(T, w), P(T, b), (T)eps, P(A, y), P(T, mean), P(T, rstd))
 #define RMS(T, A, S) pl_rms_norm_##S(N, C, P(T, x), P(T, w), (T)eps, P(A, y), P(T, rstd))
+  begin(y, "norm");
   if (mean != NULL) {
     EACH(y->dtype, LAYER)
   } else {
     EACH(y->dtype, RMS)
   }
+  end(y);
 #undef LAYER
 #undef RMS
 }
@@ -131,7 +145,9 @@ pl_status pl_norm_back(pl_ctx *c, const pl_tensor *x, const pl_tensor *w, const 
     RMS(T, S);       \
   }
   if (st == PL_OK) {
+    begin(x, "norm");
     BOTH(x->dtype)
+    end(x);
   }
 #undef LAYER
 #undef RMS
@@ -192,11 +208,13 @@ void pl_rotate(const pl_heads *h, bool inverse, pl_tensor *qkv) {
   if (h->theta == 0) {
     return;
   }
+  begin(qkv, "rope");
 #define RUN(T, A, S)                                                                            \
   pl_rope_##S(rows_of(qkv), h->H + h->K, h->D, width(qkv), P(A, qkv), pl_i32(h->pos), (T)h->theta, \
               inverse, P(A, qkv))
   EACH(qkv->dtype, RUN)
 #undef RUN
+  end(qkv);
 }
 
 /* Of q k^T and of weights times v: half the square of each sequence, all of its parent. */
@@ -259,11 +277,13 @@ pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, con
 void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y) {
 #define GELU(T, A, S) pl_gelu_##S(pl_numel(up), P(A, up), P(A, y))
 #define SILU(T, A, S) pl_silu_mul_##S(pl_numel(up), P(A, gate), P(A, up), P(A, y))
+  begin(up, "activation");
   if (gate == NULL) {
     EACH(up->dtype, GELU)
   } else {
     EACH(up->dtype, SILU)
   }
+  end(up);
 #undef GELU
 #undef SILU
 }
@@ -274,11 +294,13 @@ void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tenso
 #define SILU(T, A, S)                                                                          \
   pl_silu_mul_back_##S(pl_numel(up), P(A, gate), P(A, up), P(A, gy), P(A, ggate), P(A, gup), \
                        P(A, y))
+  begin(up, "activation");
   if (gate == NULL) {
     EACH(up->dtype, GELU)
   } else {
     EACH(up->dtype, SILU)
   }
+  end(up);
 #undef GELU
 #undef SILU
 }

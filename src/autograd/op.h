@@ -157,6 +157,7 @@ extern const pl_op pl_op_add, pl_op_sub, pl_op_mul, pl_op_sum, pl_op_index_selec
 extern const pl_op pl_op_linear;        /* x [N,in], w [out,in] -> [N,out] */
 extern const pl_op pl_op_embedding;     /* w [V,C], ids i32 [N] -> [N,C] */
 extern const pl_op pl_op_rms_norm;      /* x [N,C], w [C]; f0 = eps */
+extern const pl_op pl_op_layer_norm;    /* x [N,C], w [C], b [C]?; f0 = eps */
 /* x [N,H*D], pos i32 [N]; i0 = H heads, f0 = theta; rotate-half */
 extern const pl_op pl_op_rope;
 /* q [N,H*D], k [N,K*D], v [N,K*D], seq i32 [S+1]; i0 = H, i1 = K; causal in each sequence */
@@ -174,7 +175,7 @@ extern const pl_op pl_op_token_logprob;
  *     rotation). A sequence with a parent (-1 = none) also sees all tokens of that one. */
 extern const pl_op pl_op_attention_block;
 /*   x + down(silu(gate(h)) * up(h)), or without a gate x + down(gelu(up(h)))
- *     in: x, norm_w, norm_b?, gate? [F,C], up [F,C], down [C,F], up_b?, down_b?
+ *     in: x, norm_w, norm_b?, gate? [F,C], up [F,C], down [C,F], gate_b?, up_b?, down_b?
  *     i: LayerNorm, checkpoint;  f: eps
  * checkpoint: keep only x, and compute the block again when its gradient is asked for. */
 extern const pl_op pl_op_ffn_block;

@@ -14,7 +14,8 @@ extern const pl_op *const pl_ops_order[];
 extern const pl_op *const pl_ops_linalg[];
 extern const pl_op *const pl_ops_lm[];
 
-static const pl_op *const ops_block[] = {&pl_op_attention_block, &pl_op_ffn_block, NULL};
+static const pl_op *const ops_block[] = {&pl_op_layer_norm, &pl_op_attention_block,
+                                         &pl_op_ffn_block, NULL};
 
 const pl_op *const *const pl_op_tables[] = {
     pl_ops_binary, pl_ops_unary, pl_ops_reduce, pl_ops_softmax, pl_ops_shape, pl_ops_copy,

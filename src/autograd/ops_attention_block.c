@@ -140,7 +140,10 @@ static pl_status mix(pl_ctx *c, work *w) {
   pl_rotate(&w->h, false, w->kept[QKV]);
   PL_TRY(pl_matrix(c, w->act, w->N, w->h.H * w->h.D, &w->kept[MIXED]));
   PL_TRY(pl_matrix(c, w->real, w->N, w->h.H, &w->kept[LSE]));
-  return pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_enter(c, "attention", false);
+  const pl_status st = pl_attend(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE]);
+  pl_profile_leave(c, (pl_work){0});
+  return st;
 }
 
 static pl_status forward_in(pl_ctx *c, pl_call *k, work *w) {
@@ -178,8 +181,10 @@ static pl_status mix_back(pl_ctx *c, const work *w, const pl_tensor *g, pl_tenso
   pl_tensor *gmixed;
   PL_TRY(pl_tensor_like(c, w->kept[MIXED], &gmixed));
   pl_product(false, false, pl_whole(g), pl_whole(w->in[O_W]), PL_SET, pl_whole(gmixed));
+  pl_profile_enter(c, "attention", true);
   const pl_status st =
       pl_attend_back(c, &w->h, w->kept[QKV], w->kept[MIXED], w->kept[LSE], gmixed, gqkv);
+  pl_profile_leave(c, (pl_work){0});
   pl_tensor_unref(gmixed);
   pl_rotate(&w->h, true, gqkv);
   return st;
@@ -303,10 +308,10 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
       PL_TRY(inputs(c, d, 81, true, &(shape){5, 35, 2, 1, 2, .layer = true, .bias = true}, k));
       k->args.i[CHECKPOINT] = 1;
       return ints(c, INTS(0, 5), &k->in[SEQ]);
-    case 5: /* two answers to one prompt, then a sequence alone */
-      PL_TRY(inputs(c, d, 101, false, &(shape){11, 6, 4, 2, 2, .theta = 100}, k));
-      PL_TRY(ints(c, INTS(0, 4, 6, 9, 11), &k->in[SEQ]));
-      return ints(c, INTS(-1, 0, 0, -1), &k->in[PARENT]);
+    case 5: /* a prompt with two answers, one sequence alone, a prompt with one answer */
+      PL_TRY(inputs(c, d, 61, false, &(shape){12, 6, 4, 2, 2, .theta = 100}, k));
+      PL_TRY(ints(c, INTS(-1, 0, 0, -1, -1, 4), &k->in[PARENT]));
+      return ints(c, INTS(0, 3, 5, 6, 8, 10, 12), &k->in[SEQ]);
     case 6: /* a window that ends in the prompt */
       PL_TRY(inputs(c, d, 121, false, &(shape){10, 6, 2, 1, 4, .window = 3, .theta = 100}, k));
       PL_TRY(ints(c, INTS(0, 4, 7, 10), &k->in[SEQ]));

@@ -180,17 +180,17 @@ static pl_tensor *gelu(sheet *s, pl_tensor *x) {
 
 pl_status pl_ffn_block_twin(pl_ctx *c, pl_call *k) {
   sheet s = {.c = c};
-  pl_tensor *t[8];
-  for (int j = 0; j < 8; j++) {
+  pl_tensor *t[9];
+  for (int j = 0; j < 9; j++) {
     t[j] = wide(&s, k->in[j]);
   }
   pl_tensor *h = norm(&s, k->args.i[0] != 0, k->args.f[0], t[0], t[1], t[2]);
-  pl_tensor *up = affine(&s, h, t[4], t[6]);
+  pl_tensor *up = affine(&s, h, t[4], t[7]);
   pl_tensor *hidden;
   if (t[3] != NULL) {
-    hidden = mul(&s, by_name(&s, "silu", affine(&s, h, t[3], NULL), NULL), up);
+    hidden = mul(&s, by_name(&s, "silu", affine(&s, h, t[3], t[6]), NULL), up);
   } else {
     hidden = gelu(&s, up);
   }
-  return finish(&s, k, add(&s, t[0], affine(&s, hidden, t[5], t[7])));
+  return finish(&s, k, add(&s, t[0], affine(&s, hidden, t[5], t[8])));
 }

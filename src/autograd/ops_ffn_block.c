@@ -1,14 +1,14 @@
 /* The second half of a decoder layer as one row, with a gate or without:
  *
  *   h = norm(x)
- *   y = x + (silu(h W_gate^T) * (h W_up^T)) W_down^T     or
+ *   y = x + (silu(h W_gate^T + b_gate) * (h W_up^T + b_up)) W_down^T + b_down     or
  *   y = x + gelu(h W_up^T + b_up) W_down^T + b_down
  *
  * Kept for backward: the norm's statistics, gate and up. The norm's output and the
  * activation are computed again; with `checkpoint` everything is. */
 #include "autograd/block.h"
 
-enum { X, NORM_W, NORM_B, GATE_W, UP_W, DOWN_W, UP_B, DOWN_B, N_IN };
+enum { X, NORM_W, NORM_B, GATE_W, UP_W, DOWN_W, GATE_B, UP_B, DOWN_B, N_IN };
 enum { LAYER_NORM, CHECKPOINT, STORAGE };   /* args.i */
 enum { MEAN, RSTD, GATE, UP, N_KEPT };      /* saved */
 
@@ -39,6 +39,7 @@ static pl_status open_work(pl_ctx *c, pl_tensor *const *in, const pl_args *a, wo
   PL_TRY(pl_want_shape(c, "gate", in[GATE_W], F, C));
   PL_TRY(pl_want_shape(c, "up", in[UP_W], F, C));
   PL_TRY(pl_want_shape(c, "down", in[DOWN_W], C, F));
+  PL_TRY(pl_want_shape(c, "gate_b", in[GATE_B], F, 0));
   PL_TRY(pl_want_shape(c, "up_b", in[UP_B], F, 0));
   PL_TRY(pl_want_shape(c, "down_b", in[DOWN_B], C, 0));
   w->N = in[X]->shape[0];
@@ -64,9 +65,9 @@ static pl_status spread(pl_ctx *c, work *w) {
       PL_TRY(pl_matrix(c, w->act, w->N, w->F, &w->kept[GATE + j]));
       pl_product(false, true, pl_whole(w->norm), pl_whole(w->in[GATE_W + j]), PL_SET,
                  pl_whole(w->kept[GATE + j]));
+      pl_bias(w->in[GATE_B + j], pl_whole(w->kept[GATE + j]));
     }
   }
-  pl_bias(w->in[UP_B], pl_whole(w->kept[UP]));
   pl_drop(&w->norm);
   return PL_OK;
 }
@@ -82,7 +83,7 @@ static pl_status forward_in(pl_ctx *c, pl_call *k, work *w) {
     for (int j = 0; j < N_KEPT; j++) {
       k->saved[j] = w->kept[j] != NULL ? pl_tensor_ref(w->kept[j]) : NULL;
     }
-    k->drop_in = 1U << UP_B | 1U << DOWN_B;
+    k->drop_in = 1U << GATE_B | 1U << UP_B | 1U << DOWN_B;
   } else {
     pl_drop(&w->kept[GATE]);
     pl_drop(&w->kept[UP]);
@@ -131,10 +132,11 @@ static pl_status parts_back(pl_ctx *c, const pl_node *n, work *w, pl_tensor *con
   for (int j = 0; j < 2; j++) {
     if (g[j] != NULL) {
       PL_TRY(pl_weight_back(c, n, GATE_W + j, pl_whole(g[j]), w->norm, gin));
+      PL_TRY(pl_row_back(c, n, GATE_B + j, pl_whole(g[j]), gin));
     }
   }
   pl_drop(&w->norm);
-  return pl_row_back(c, n, UP_B, pl_whole(g[1]), gin);
+  return PL_OK;
 }
 
 /* The norm and what is before it: gnorm = sum of g W over gate and up. */
@@ -193,6 +195,7 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
               {7, 9, 5, .layer = true, .bias = true},
               {2, 35, 3, .layer = true, .bias = true, .gaps = true, .checkpoint = true},
               {3, 4, 5, .gate = true, .layer = true},
+              {4, 6, 5, .gate = true, .bias = true},
               {0, 4, 5, .gate = true}};
   if (which >= (int)(sizeof rows / sizeof *rows)) {
     return pl_no_more(c);
@@ -206,7 +209,8 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
     int64_t rows, cols;
     bool have;
   } t[N_IN] = {{N, C, true}, {C, 0, true}, {C, 0, layer}, {F, C, rows[which].gate},
-               {F, C, true}, {C, F, true}, {F, 0, bias},  {C, 0, bias}};
+               {F, C, true}, {C, F, true}, {F, 0, bias && rows[which].gate},
+               {F, 0, bias}, {C, 0, bias}};
   k->n_in = N_IN;
   k->args = (pl_args){.i = {layer, rows[which].checkpoint}, .n_i = 3, .f = {1e-5}, .n_f = 1};
   for (int j = 0; j < N_IN; j++) {
@@ -223,8 +227,8 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
 const pl_op pl_op_ffn_block = {
     .name = "ffn_block",
     .params = "x: tensor, norm_w: tensor, norm_b: tensor?, gate: tensor?, up: tensor, "
-              "down: tensor, up_b: tensor?, down_b: tensor?, layer_norm: bool, checkpoint: bool, "
-              "eps: num",
+              "down: tensor, gate_b: tensor?, up_b: tensor?, down_b: tensor?, layer_norm: bool, "
+              "checkpoint: bool, eps: num",
     .ret = "Tensor",
     .doc = "x + down(silu(gate(norm x)) * up(norm x)), or without a gate x + down(gelu(up(norm "
            "x))) in the tanh form: the second half of a decoder layer.",

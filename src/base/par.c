@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "base/par.h"
 
+#include "base/clock.h"
+
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -119,5 +121,87 @@ void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n)
   for (int64_t i = 0; i < nblocks; i++) {
     fn(arg, i);
+  }
+}
+
+/* ---- teams ---- */
+
+enum {
+  SPINS = 500,   /* looks, some microseconds, before others are let on this processor */
+  REST_MOST = 64 /* runs alone before the team is tried again */
+};
+
+struct pl_team {
+  _Alignas(64) atomic_int arrived;
+  _Alignas(64) atomic_uint meeting; /* how many have ended */
+  _Alignas(64) atomic_llong waited; /* nanoseconds of all members, those beyond SPINS */
+};
+
+/* Where processors are shared with other programs, a member that was put aside makes the
+ * others wait. When the members of a run waited longer than one of them alone would have
+ * needed, the next runs are done alone, ever more of them. As with the number of threads,
+ * only the time depends on it. */
+static atomic_int rest, rest_next = 1;
+
+static void pause_briefly(void) {
+#ifdef __x86_64__
+  __builtin_ia32_pause();
+#endif
+}
+
+static void wait_long(pl_team *t, unsigned now) {
+  const double start = pl_now();
+  while (atomic_load_explicit(&t->meeting, memory_order_acquire) == now) {
+    sched_yield();
+  }
+  const long long ns = (long long)(1e9 * (pl_now() - start));
+  atomic_fetch_add_explicit(&t->waited, ns, memory_order_relaxed);
+}
+
+void pl_team_meet(const pl_member *me) {
+  if (me->size == 1) {
+    return;
+  }
+  pl_team *t = me->team;
+  const unsigned now = atomic_load_explicit(&t->meeting, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == me->size) {
+    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->meeting, now + 1, memory_order_release);
+    return;
+  }
+  for (int i = 0; i < SPINS; i++) {
+    if (atomic_load_explicit(&t->meeting, memory_order_acquire) != now) {
+      return;
+    }
+    pause_briefly();
+  }
+  wait_long(t, now);
+}
+
+void pl_team_run(pl_team_fn fn, void *arg) {
+  int n = pl_threads();
+  if (n == 1 || omp_in_parallel() || atomic_load(&rest) > 0) {
+    const pl_member alone = {0, 1, NULL};
+    fn(arg, &alone);
+    if (atomic_load(&rest) > 0) {
+      atomic_fetch_sub(&rest, 1);
+    }
+    return;
+  }
+  pl_team team = {0, 0, 0};
+  const double start = pl_now();
+#pragma omp parallel num_threads(n)
+  {
+    const pl_member me = {omp_get_thread_num(), omp_get_num_threads(), &team};
+    fn(arg, &me);
+    pl_team_meet(&me); /* so that all waiting is seen */
+  }
+  const double alone_took = n * (pl_now() - start) - 1e-9 * (double)atomic_load(&team.waited);
+  const int next = atomic_load(&rest_next);
+  if (alone_took < pl_now() - start) {
+    atomic_store(&rest, next);
+    atomic_store(&rest_next, next < REST_MOST ? 2 * next : REST_MOST);
+  } else {
+    atomic_store(&rest_next, next > 1 ? next / 2 : 1);
   }
 }

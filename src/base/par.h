@@ -11,4 +11,22 @@ int pl_threads(void);          /* in use */
 void pl_set_threads(int n);    /* clamped to 1..256 */
 int pl_thread_id(void);        /* 0 .. pl_threads()-1 inside a block */
 
+/* All threads at once in one function, which they go through together: for work in many
+ * short steps, where starting a parallel loop for each would cost more than the step.
+ * Members must all come to the same meetings. Shares are cut by rank and size; what is
+ * computed must not depend on them. Called inside a parallel loop: a team of one. */
+typedef struct pl_team pl_team;
+typedef struct pl_member {
+  int rank, size;
+  pl_team *team;
+} pl_member;
+typedef void (*pl_team_fn)(void *arg, const pl_member *me);
+void pl_team_run(pl_team_fn fn, void *arg);
+void pl_team_meet(const pl_member *me); /* waits for the others; what they wrote is seen */
+/* This member's part first..last-1 of n items in order. */
+static inline void pl_team_share(const pl_member *me, int64_t n, int64_t *first, int64_t *last) {
+  *first = n * me->rank / me->size;
+  *last = n * (me->rank + 1) / me->size;
+}
+
 #endif

@@ -18,10 +18,14 @@ void pl_profile_stop(pl_ctx *c) {
   c->profile = NULL;
 }
 
+static bool same(const char *a, const char *b) {
+  return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
 /* The last row takes what has no room. */
-static pl_profile_row *row_of(pl_profile *p, const char *name) {
+static pl_profile_row *row_of(pl_profile *p, const char *within, const char *name) {
   for (int i = 0; i < p->n; i++) {
-    if (p->rows[i].name == name || strcmp(p->rows[i].name, name) == 0) {
+    if (same(p->rows[i].name, name) && same(p->rows[i].within, within)) {
       return &p->rows[i];
     }
   }
@@ -29,16 +33,23 @@ static pl_profile_row *row_of(pl_profile *p, const char *name) {
     return &p->rows[PL_PROFILE_ROWS - 1];
   }
   pl_profile_row *r = &p->rows[p->n++];
-  r->name = p->n < PL_PROFILE_ROWS ? name : "(more)";
+  if (p->n < PL_PROFILE_ROWS) {
+    r->name = name;
+    r->within = within;
+  } else {
+    r->name = "(more)";
+  }
   return r;
 }
 
 void pl_profile_push(pl_ctx *c, const char *name, bool back) {
   pl_profile *p = c->profile;
   if (p->depth < PL_PROFILE_DEPTH) { /* deeper stretches are part of the last one */
-    const bool in_back = p->depth > 0 && p->frames[p->depth - 1].back != 0;
-    p->frames[p->depth] =
-        (pl_profile_frame){.row = row_of(p, name), .back = back || in_back, .began = pl_now()};
+    const pl_profile_frame *outer = p->depth > 0 ? &p->frames[p->depth - 1] : NULL;
+    p->frames[p->depth] = (pl_profile_frame){
+        .row = row_of(p, outer != NULL ? outer->row->name : NULL, name),
+        .back = back || (outer != NULL && outer->back != 0),
+        .began = pl_now()};
   }
   p->depth++;
 }

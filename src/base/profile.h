@@ -25,7 +25,8 @@ typedef struct pl_work {
 
 /* [0] forward (and all that is no backward), [1] backward */
 typedef struct pl_profile_row {
-  const char *name; /* as given: must outlive the profile */
+  const char *name;   /* as given: must outlive the profile */
+  const char *within; /* the stretch it was used in, or NULL: each has a row of its own */
   int64_t calls[2];
   double seconds[2];
   pl_work work;

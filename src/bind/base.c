@@ -596,6 +596,26 @@ static int fma_probe(lua_State *L) {
   return 1;
 }
 
+/* read_probe(bytes) -> bytes a second that all threads together read from a block of that
+ * size, the best of some rounds: of memory where it is much larger than the caches. */
+static int read_probe(lua_State *L) {
+  lua_Integer bytes = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, bytes > 0 && bytes <= (lua_Integer)1 << 36, 1, "wanted 1 byte to 64 GB");
+  void *memory = pl_alloc_zero(pl_lua_ctx(L), (size_t)bytes);
+  pl_lua_check(L, memory == NULL ? PL_ENOMEM : PL_OK);
+  memset(memory, 1, (size_t)bytes); /* pages of zeros would all be one page */
+  double best = 0;
+  for (int i = 0; i < 8; i++) {
+    double start = pl_now();
+    pl_read_probe(bytes, memory);
+    double rate = (double)bytes / (pl_now() - start);
+    best = rate > best ? rate : best;
+  }
+  pl_free(pl_lua_ctx(L), memory);
+  lua_pushnumber(L, best);
+  return 1;
+}
+
 /* bf16_probe(rounds) -> the same for products of bf16, 0 where no instruction does them. */
 static int bf16_probe(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
@@ -712,6 +732,7 @@ static const luaL_Reg functions[] = {
     {"cpu_name", cpu_name},
     {"fma_probe", fma_probe},
     {"bf16_probe", bf16_probe},
+    {"read_probe", read_probe},
     {"isa", isa},
     {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},

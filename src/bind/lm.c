@@ -1,14 +1,12 @@
-/* core.lm: the decoder, scoring of packed rows and the generator for Lua.
- *
- * Rows come tokenised (lua/perilune/rows.lua): { ids = {...}, start = k }, k the
- * 1-based position of the first token that counts. This file turns them into
- * packed tensors and hands those to lm/; it must not know text or file names. */
+/* core.lm: the decoder, its weights and the generator for Lua (scoring is in score.c).
+ * It checks arguments and hands them to lm/; it must not know text or file names. */
 #include <string.h>
 
 #include "base/hash.h"
 #include "base/profile.h"
 #include "base/rng.h"
 #include "bind/bind.h"
+#include "bind/lm.h"
 #include "lm/decoder.h"
 #include "lm/generate.h"
 
@@ -28,6 +26,12 @@ static int64_t field_int(lua_State *L, int idx, const char *name) {
   return v;
 }
 
+static int64_t field_optint(lua_State *L, int idx, const char *name) {
+  const int kind = lua_getfield(L, idx, name);
+  lua_pop(L, 1);
+  return kind == LUA_TNIL ? 0 : field_int(L, idx, name);
+}
+
 static double field_num(lua_State *L, int idx, const char *name) {
   lua_getfield(L, idx, name);
   int ok = 0;
@@ -39,7 +43,36 @@ static double field_num(lua_State *L, int idx, const char *name) {
   return v;
 }
 
+static bool field_bool(lua_State *L, int idx, const char *name) {
+  lua_getfield(L, idx, name);
+  const bool v = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return v;
+}
+
+/* Which of the NULL-ended names the field is; 0 where it is absent. */
+static int field_choice(lua_State *L, int idx, const char *name, const char *const *names) {
+  int found = 0;
+  if (lua_getfield(L, idx, name) != LUA_TNIL) {
+    const char *s = luaL_tolstring(L, -1, NULL);
+    while (names[found] != NULL && strcmp(names[found], s) != 0) {
+      found++;
+    }
+    if (names[found] == NULL) {
+      luaL_error(L, "decoder: %s is \"%s\"; wanted \"%s\" or \"%s\"", name, s, names[0], names[1]);
+    }
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return found;
+}
+
+/* A decoder's configuration, as models/FAMILY.lua writes it: sizes, eps, theta and tied; and
+ * where it is no Llama norm = "layer", act = "gelu_tanh", learned_pos, attention_bias, mlp_bias,
+ * window. */
 static pl_lm_config check_config(lua_State *L, int idx) {
+  static const char *const norms[] = {"rms", "layer", NULL};            /* as in pl_norm_kind */
+  static const char *const acts[] = {"silu_gate", "gelu_tanh", NULL};   /* as in pl_act_kind */
   luaL_checktype(L, idx, LUA_TTABLE);
   pl_lm_config f = {.n_layers = field_int(L, idx, "n_layers"),
                     .hidden = field_int(L, idx, "hidden"),
@@ -50,10 +83,14 @@ static pl_lm_config check_config(lua_State *L, int idx) {
                     .vocab = field_int(L, idx, "vocab"),
                     .context = field_int(L, idx, "context"),
                     .eps = field_num(L, idx, "eps"),
-                    .theta = field_num(L, idx, "theta")};
-  lua_getfield(L, idx, "tied");
-  f.tied = lua_toboolean(L, -1);
-  lua_pop(L, 1);
+                    .tied = field_bool(L, idx, "tied"),
+                    .norm = (pl_norm_kind)field_choice(L, idx, "norm", norms),
+                    .act = (pl_act_kind)field_choice(L, idx, "act", acts),
+                    .learned_pos = field_bool(L, idx, "learned_pos"),
+                    .attention_bias = field_bool(L, idx, "attention_bias"),
+                    .mlp_bias = field_bool(L, idx, "mlp_bias"),
+                    .window = field_optint(L, idx, "window")};
+  f.theta = f.learned_pos ? 0 : field_num(L, idx, "theta");
   pl_lua_check(L, pl_lm_config_check(pl_lua_ctx(L), &f));
   return f;
 }
@@ -84,7 +121,7 @@ static int lm_weights(lua_State *L) {
 
 /* ---- decoder ---- */
 
-static pl_decoder *check_decoder(lua_State *L, int idx) {
+pl_decoder *pl_check_decoder(lua_State *L, int idx) {
   pl_decoder **box = luaL_checkudata(L, idx, DECODER_NAME);
   luaL_argcheck(L, *box != NULL, idx, "this decoder was closed");
   return *box;
@@ -127,6 +164,12 @@ static int decoder_close(lua_State *L) {
   return 0;
 }
 
+/* d:checkpoint(on): does backward compute each layer again instead of keeping its activations? */
+static int decoder_checkpoint(lua_State *L) {
+  pl_check_decoder(L, 1)->checkpoint = lua_toboolean(L, 2);
+  return 0;
+}
+
 static int decoder_tostring(lua_State *L) {
   pl_decoder **box = luaL_checkudata(L, 1, DECODER_NAME);
   if (*box == NULL) {
@@ -138,10 +181,8 @@ static int decoder_tostring(lua_State *L) {
   return 1;
 }
 
-/* ---- packing rows ---- */
-
 /* The list ids at idx, checked: length out. Raises naming the row. */
-static int64_t check_ids(lua_State *L, int idx, int64_t row) {
+int64_t pl_check_ids(lua_State *L, int idx, int64_t row) {
   if (lua_type(L, idx) != LUA_TTABLE) {
     luaL_error(L, "row %d: ids is a %s; wanted a list of token ids", (int)row,
                luaL_typename(L, idx));
@@ -158,125 +199,6 @@ static int64_t check_ids(lua_State *L, int idx, int64_t row) {
     lua_pop(L, 1);
   }
   return n;
-}
-
-/* Pushes row i's ids; gives their number and `start`. */
-static int64_t push_row(lua_State *L, int rows, int64_t i, int64_t *start) {
-  lua_rawgeti(L, rows, i);
-  if (lua_type(L, -1) != LUA_TTABLE) {
-    luaL_error(L, "row %d is a %s; wanted { ids = {...}, start = k }", (int)i,
-               luaL_typename(L, -1));
-  }
-  lua_getfield(L, -1, "start");
-  *start = luaL_optinteger(L, -1, 2);
-  lua_pop(L, 1);
-  lua_getfield(L, -1, "ids");
-  lua_remove(L, -2);
-  return (int64_t)lua_rawlen(L, -1);
-}
-
-typedef struct sizes {
-  int64_t rows, tokens, targets, width;
-} sizes;
-
-static sizes measure(lua_State *L, const pl_decoder *d, int rows, bool all) {
-  sizes z = {.rows = (int64_t)lua_rawlen(L, rows)};
-  if (z.rows == 0) {
-    luaL_error(L, "score: there are no rows");
-  }
-  for (int64_t i = 1; i <= z.rows; i++) {
-    int64_t start;
-    (void)push_row(L, rows, i, &start);
-    const int64_t n = check_ids(L, -1, i);
-    lua_pop(L, 1);
-    if (start < 2 || start > n) {
-      luaL_error(L, "row %d: nothing to score: %d tokens, the first that counts is number %d "
-                 "(the first token of a row has nothing before it)", (int)i, (int)n, (int)start);
-    }
-    if (n > d->cfg.context) {
-      luaL_error(L, "row %d has %d tokens; the context is %d (give max_length, or shorten it)",
-                 (int)i, (int)n, (int)d->cfg.context);
-    }
-    z.tokens += n - 1;
-    z.targets += all ? n - 1 : n - start + 1;
-    z.width = n - 1 > z.width ? n - 1 : z.width;
-  }
-  if (z.tokens > INT32_MAX / 2 || z.rows * z.width > INT32_MAX / 2) {
-    luaL_error(L, "score: %d rows are too many tokens for one call; pass them in parts",
-               (int)z.rows);
-  }
-  return z;
-}
-
-static pl_tensor *push_i32(lua_State *L, int64_t n) {
-  pl_tensor *t = NULL;
-  pl_lua_check(L, pl_tensor_new(pl_lua_ctx(L), PL_I32, 1, &n, &t));
-  pl_push_tensor(L, t);
-  return t;
-}
-
-/* d:score(rows, all, budget)
- *   -> flat [M], row_of i32 [M], place i32 [M], width, mask f32 [rows, width]
- * all: every token but a row's first counts, else those from `start` on. place: where
- * an entry goes in a [rows, width] table. mask: 1 where a token from `start` on is predicted. */
-static int decoder_score(lua_State *L) {
-  const pl_decoder *d = check_decoder(L, 1);
-  luaL_checktype(L, 2, LUA_TTABLE);
-  const bool all = lua_toboolean(L, 3);
-  const int64_t budget = luaL_optinteger(L, 4, 8192);
-  lua_settop(L, 4);
-  pl_ctx *c = pl_lua_ctx(L);
-  const sizes z = measure(L, d, 2, all);
-  const pl_lm_batch b = {.ids = push_i32(L, z.tokens),
-                         .pos = push_i32(L, z.tokens),
-                         .seq = push_i32(L, z.rows + 1),
-                         .rows = push_i32(L, z.targets),
-                         .targets = push_i32(L, z.targets)};
-  pl_tensor *row_of = push_i32(L, z.targets);
-  const int at_row_of = lua_gettop(L);
-  pl_tensor *place = push_i32(L, z.targets);
-  const int64_t shape[2] = {z.rows, z.width};
-  pl_tensor *mask = NULL;
-  pl_lua_check(L, pl_tensor_zeros(c, PL_F32, 2, shape, &mask));
-  pl_push_tensor(L, mask);
-  int64_t n = 0;
-  int64_t m = 0;
-  pl_i32(b.seq)[0] = 0;
-  for (int64_t i = 0; i < z.rows; i++) {
-    int64_t start;
-    const int64_t len = push_row(L, 2, i + 1, &start);
-    const int64_t first = all ? 2 : start;
-    for (int64_t t = 1; t <= len; t++) { /* t: 1-based position of this token */
-      lua_rawgeti(L, -1, t);
-      const int32_t id = (int32_t)lua_tointeger(L, -1);
-      lua_pop(L, 1);
-      if (t < len) {
-        pl_i32(b.ids)[n + t - 1] = id;
-        pl_i32(b.pos)[n + t - 1] = (int32_t)(t - 1);
-      }
-      if (t >= first) {
-        pl_i32(b.rows)[m] = (int32_t)(n + t - 2);
-        pl_i32(b.targets)[m] = id;
-        pl_i32(row_of)[m] = (int32_t)i;
-        pl_i32(place)[m] = (int32_t)(i * z.width + t - 2);
-        m++;
-      }
-      if (t >= start) {
-        pl_f32(mask)[i * z.width + t - 2] = 1;
-      }
-    }
-    lua_pop(L, 1);
-    n += len - 1;
-    pl_i32(b.seq)[i + 1] = (int32_t)n;
-  }
-  pl_tensor *flat = NULL;
-  pl_lua_check(L, pl_decoder_score(c, d, &b, budget, &flat));
-  pl_push_tensor(L, flat);
-  lua_pushvalue(L, at_row_of);
-  lua_pushvalue(L, at_row_of + 1);
-  lua_pushinteger(L, z.width);
-  lua_pushvalue(L, at_row_of + 2);
-  return 5;
 }
 
 /* lm.group_sum(x [M], group i32 [M], n) -> [n] */
@@ -404,7 +326,7 @@ static pl_generator *check_generator(lua_State *L) {
 
 /* The ids at idx as a userdata array on the stack's top. */
 static int32_t *check_id_array(lua_State *L, int idx, int64_t row, int64_t *n) {
-  *n = check_ids(L, idx, row);
+  *n = pl_check_ids(L, idx, row);
   int32_t *p = lua_newuserdatauv(L, sizeof *p * (size_t)(*n + 1), 0);
   for (int64_t i = 0; i < *n; i++) {
     lua_rawgeti(L, idx, i + 1);
@@ -414,10 +336,12 @@ static int32_t *check_id_array(lua_State *L, int idx, int64_t row, int64_t *n) {
   return p;
 }
 
-/* lm.generator(decoder, rows, stop_ids) -> Generator */
+/* lm.generator(decoder, rows, stop_ids, dtype = "f32" | "bf16" | "int8") -> Generator */
 static int lm_generator(lua_State *L) {
-  const pl_decoder *d = check_decoder(L, 1);
+  static const char *const kinds[] = {"f32", "bf16", "int8", NULL}; /* as in pl_pack_kind */
+  pl_decoder *d = pl_check_decoder(L, 1);
   const int64_t rows = luaL_checkinteger(L, 2);
+  const int kind = luaL_checkoption(L, 4, "f32", kinds);
   int64_t n;
   const int32_t *stop = check_id_array(L, 3, 0, &n);
   pl_generator **box = lua_newuserdatauv(L, sizeof *box, 1);
@@ -425,7 +349,7 @@ static int lm_generator(lua_State *L) {
   luaL_setmetatable(L, GENERATOR_NAME);
   lua_pushvalue(L, 1); /* keeps the decoder alive */
   lua_setiuservalue(L, -2, 1);
-  pl_lua_check(L, pl_generator_new(pl_lua_ctx(L), d, rows, stop, n, box));
+  pl_lua_check(L, pl_generator_new(pl_lua_ctx(L), d, (pl_pack_kind)kind, rows, stop, n, box));
   return 1;
 }
 
@@ -435,12 +359,6 @@ static int generator_close(lua_State *L) {
   *box = NULL;
   pl_generator_free(pl_lua_ctx(L), g);
   return 0;
-}
-
-static int64_t field_optint(lua_State *L, int idx, const char *name) {
-  const int kind = lua_getfield(L, idx, name);
-  lua_pop(L, 1);
-  return kind == LUA_TNIL ? 0 : field_int(L, idx, name);
 }
 
 /* g:add(ids, index, { n, max_tokens, temperature, top_k, top_p, min_p, seed, key?, top? }) */
@@ -616,8 +534,8 @@ static void new_class(lua_State *L, const char *name, const luaL_Reg *meta,
 int pl_open_lm(lua_State *L) {
   const luaL_Reg decoder_meta[] = {{"__gc", decoder_close}, {"__close", decoder_close},
                                    {"__tostring", decoder_tostring}, {NULL, NULL}};
-  const luaL_Reg decoder_methods[] = {{"score", decoder_score}, {"close", decoder_close},
-                                      {NULL, NULL}};
+  const luaL_Reg decoder_methods[] = {{"score", pl_lua_score}, {"checkpoint", decoder_checkpoint},
+                                      {"close", decoder_close}, {NULL, NULL}};
   const luaL_Reg generator_meta[] = {{"__gc", generator_close}, {"__close", generator_close},
                                      {NULL, NULL}};
   const luaL_Reg generator_methods[] = {

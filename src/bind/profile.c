@@ -22,7 +22,8 @@ static void set_number(lua_State *L, const char *name, double v) {
 }
 
 /* rows() -> list of { name, calls, backward_calls, forward, backward (seconds), flop, bytes,
- * made } in the order of their first use; nil while nothing is counted */
+ * made } in the order of their first use; nil while nothing is counted. What was used inside
+ * another is named "outer: inner". */
 static int rows(lua_State *L) {
   const pl_profile *p = pl_lua_ctx(L)->profile;
   if (p == NULL) {
@@ -33,7 +34,11 @@ static int rows(lua_State *L) {
   for (int i = 0; i < p->n; i++) {
     const pl_profile_row *r = &p->rows[i];
     lua_createtable(L, 0, 8);
-    lua_pushstring(L, r->name);
+    if (r->within != NULL) {
+      lua_pushfstring(L, "%s: %s", r->within, r->name);
+    } else {
+      lua_pushstring(L, r->name);
+    }
     lua_setfield(L, -2, "name");
     lua_pushinteger(L, r->calls[0]);
     lua_setfield(L, -2, "calls");

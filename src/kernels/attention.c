@@ -8,10 +8,12 @@
  * parent of. Units are fixed by the shapes alone. Keys and values of a family are
  * copied once, in the order in which the products read them. */
 #include <math.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "kernels/corner.h"
 #include "kernels/impl.h"
-#include "kernels/vmath.h"
 
 #if PL_IS_FLOAT
 typedef int32_t real_bits;
@@ -25,7 +27,10 @@ typedef int64_t real_bits;
 #define PER_64 8
 #endif
 
-#define NONE ((real)-1e30) /* the score of a key that must not be seen */
+#define NONE ((real)-1e30)  /* the score of a key that must not be seen */
+#define LEAST ((real)-1e25) /* below any other, scaled */
+#define LOG2E ((real)1.44269504088896340736)
+#define LN2 ((real)0.693147180559945309417)
 
 enum {
   TOKENS = 64,     /* a unit takes families until it has about this many */
@@ -187,7 +192,7 @@ PL_VARIANTS(void, put_keys, (const att_job *j, const att_view *s, int64_t kh, co
     act *gk = j->gk + row * j->ldgk + kh * D;
     act *gv = j->gv + row * j->ldgv + kh * D;
     for (int64_t d = 0; d < D; d++) {
-      gk[d] = act_of(r->gk[i * r->ld + d]);
+      gk[d] = act_of(r->gk[i * r->ld + d] * j->scale);
     }
     for (int64_t d = 0; d < D; d++) {
       gv[d] = act_of(r->gv[i * r->ld + d]);
@@ -223,8 +228,6 @@ PL_VARIANTS(void, put_keys, (const att_job *j, const att_view *s, int64_t kh, co
 #include "kernels/attention_isa.h"
 
 #if PL_IS_HALF
-#include <immintrin.h>
-
 #define ISA avx512bf16
 #define TARGET PL_TARGET_AVX512BF16
 #define VBYTES 64

@@ -124,39 +124,82 @@ TARGET PL_INLINE void FN(rows)(int mr, const int nv, const int si, const int sk,
 }
 #undef CASE
 
-/* A is a strip. */
-ALONE void FN(by_strip)(int mr, int64_t kc, const CELL *a, const CELL *b, real *c, bool add) {
-  FN(rows)(mr, 2, 1, STEP, kc, a, b, c, W, add);
+/* A is a strip; nv vectors of B and C from `off` on. */
+ALONE void FN(by_strip)(int mr, int nv, int off, int64_t kc, const CELL *a, const CELL *b, real *c,
+                        bool add) {
+  if (nv > 1) {
+    FN(rows)(mr, 2, 1, STEP, kc, a, b, c, W, add);
+  } else {
+    FN(rows)(mr, 1, 1, STEP, kc, a, b + off, c + off, W, add);
+  }
 }
 
-/* A is a square of weights, B has `cols` columns (1 to W) and is W/PAIR cells deep. */
-ALONE void FN(by_square)(int mr, int64_t cols, const CELL *a, const CELL *b, real *c, int64_t ldc) {
+/* A is a square of weights, B has `cols` columns (1 to W) and is kc cells deep. */
+ALONE void FN(by_square)(int mr, int64_t cols, int64_t kc, const CELL *a, const CELL *b, real *c,
+                         int64_t ldc) {
   if (cols > LANES) {
-    FN(rows)(mr, 2, ACROSS, 1, ACROSS, a, b, c, ldc, true);
+    FN(rows)(mr, 2, ACROSS, 1, kc, a, b, c, ldc, true);
   } else {
-    FN(rows)(mr, 1, ACROSS, 1, ACROSS, a, b, c, ldc, true);
+    FN(rows)(mr, 1, ACROSS, 1, kc, a, b, c, ldc, true);
   }
 }
 
 /* ---- copying ----------------------------------------------------------------------- */
 
-/* LANES cells along a row of activations, 0 beyond the n that are left. */
-TARGET PL_INLINE V FN(along)(const act *x, int64_t n) {
-#if PL_IS_HALF && !NATIVE
+/* LANES activations of a row as reals, 0 beyond the n that are left. */
+TARGET PL_INLINE V FN(reals)(const act *x, int64_t n) {
+#if PL_IS_HALF && VBYTES == 64
+  const __mmask16 m = n >= LANES ? 0xffff : (__mmask16)((1U << (n > 0 ? n : 0)) - 1);
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, x)), 16);
+#elif PL_IS_HALF
   real t[LANES] = {0};
   for (int i = 0; i < LANES && i < n; i++) {
     t[i] = act_real(x[i]);
   }
   return FN(ld)(t);
 #else
-  if (n >= LANES * PAIR) {
+  if (n >= LANES) {
     return FN(ld)(x);
   }
+#if VBYTES == 64 && PL_IS_FLOAT
+  return (V)_mm512_maskz_loadu_ps((__mmask16)((1U << (n > 0 ? n : 0)) - 1), x);
+#else
   V v = {0};
   if (n > 0) {
     memcpy(&v, x, (size_t)n * sizeof *x);
   }
   return v;
+#endif
+#endif
+}
+
+/* LANES cells along a row. */
+TARGET PL_INLINE V FN(along)(const act *x, int64_t n) {
+#if NATIVE
+  const __mmask32 m = n >= 2 * LANES ? ~0U : (1U << (n > 0 ? n : 0)) - 1;
+  return (V)_mm512_maskz_loadu_epi16(m, x);
+#else
+  return FN(reals)(x, n);
+#endif
+}
+
+/* The first n of LANES reals. */
+TARGET PL_INLINE void FN(put_reals)(act *to, V v, int64_t n) {
+#if NATIVE
+  _mm256_mask_storeu_epi16(to, n >= LANES ? 0xffff : (__mmask16)((1U << n) - 1),
+                           (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  act row[LANES];
+  real wide[LANES];
+  FN(st)(wide, v);
+  for (int c = 0; c < LANES; c++) {
+    row[c] = act_of(wide[c]);
+  }
+  if (n >= LANES) {
+    memcpy(to, row, sizeof row);
+  } else {
+    memcpy(to, row, (size_t)n * sizeof *row);
+  }
 #endif
 }
 
@@ -260,20 +303,8 @@ ALONE void FN(put_queries)(int64_t n, int64_t D, const real *t, const real *f, a
         r[i] = d + i < D ? FN(ld)(t + (d + i) * W + i0) * by : (V){0};
       }
       FN(transpose)(r);
-      const int64_t left = imin(LANES, D - d);
       for (int i = 0; i < LANES && i0 + i < n; i++) {
-        act *to = y + (i0 + i) * ld + d;
-        act row[LANES];
-        real wide[LANES];
-        FN(st)(wide, r[i]);
-        for (int c = 0; c < LANES; c++) {
-          row[c] = act_of(wide[c]);
-        }
-        if (left == LANES) {
-          memcpy(to, row, sizeof row);
-        } else {
-          memcpy(to, row, (size_t)left * sizeof *row);
-        }
+        FN(put_reals)(y + (i0 + i) * ld + d, r[i], D - d);
       }
     }
   }
@@ -306,65 +337,77 @@ ALONE void FN(ready)(const att_job *j, const att_view *s, int64_t kh, int64_t i0
   }
 }
 
-/* S^T of n keys from key k0 (a multiple of MR) against a panel of queries. */
-TARGET PL_INLINE void FN(scores)(const att_job *j, int64_t k0, int64_t n, const void *rows,
+/* How a block of queries and one of keys meet. Queries lie in one vector of lanes or two. The
+ * first vector sees the first `seen` of the block's `keys`; the second, if there, all. */
+typedef struct FN(meeting) {
+  int64_t k0, keys, seen;
+  int nv;
+} FN(meeting);
+#define MEETING FN(meeting)
+
+/* keys and seen are whole cells. */
+PL_INLINE MEETING FN(meet)(int64_t q, int64_t n, int64_t k0) {
+  MEETING m = {.k0 = k0, .nv = n > LANES ? 2 : 1};
+  m.keys = (imin(KB, q + n - k0) + PAIR - 1) / PAIR * PAIR;
+  m.seen = m.nv == 1 ? m.keys : imin(m.keys, imax(0, (q + LANES - k0 + PAIR - 1) / PAIR * PAIR));
+  return m;
+}
+
+/* S^T of the keys (k0 is a multiple of MR) against a panel of queries. */
+TARGET PL_INLINE void FN(scores)(const att_job *j, const MEETING *m, const void *rows,
                                  const CELL *panel, real *s) {
   const int64_t cells = ceil_div(j->D, PAIR);
-  for (int64_t i = 0; i < n; i += MR) {
-    FN(by_strip)(MR, cells, (const CELL *)rows + (k0 + i) / MR * cells * STEP, panel, s + i * W,
-                 false);
+  for (int64_t i = 0; i < m->keys; i += MR) {
+    const bool later = i >= m->seen;
+    FN(by_strip)(MR, later ? 1 : m->nv, later ? LANES : 0, cells,
+                 (const CELL *)rows + (m->k0 + i) / MR * cells * STEP, panel, s + i * W, false);
   }
 }
 
-/* t[D, W] (+)= channels[D, keys k0..k0+n) weights[n, W] */
-TARGET PL_INLINE void FN(gather)(const att_job *j, const att_room *r, int64_t k0, int64_t n,
+/* t[D, W] (+)= channels[D, keys] weights[keys, W] */
+TARGET PL_INLINE void FN(gather)(const att_job *j, const att_room *r, const MEETING *m,
                                  const CELL *weights, real *t, bool add) {
   const int64_t depth = r->keys / PAIR;
   const int64_t count = ceil_div(j->D, MR);
+  const int64_t seen = m->seen / PAIR;
+  const int64_t more = m->keys / PAIR - seen;
   for (int64_t s = 0; s < count; s++) {
     const int64_t d0 = s * j->D / count;
-    FN(by_strip)((int)((s + 1) * j->D / count - d0), ceil_div(n, PAIR),
-                 (const CELL *)r->channels + (s * depth + k0 / PAIR) * STEP, weights, t + d0 * W,
-                 add);
+    const int mr = (int)((s + 1) * j->D / count - d0);
+    const CELL *a = (const CELL *)r->channels + (s * depth + m->k0 / PAIR) * STEP;
+    FN(by_strip)(mr, m->nv, 0, seen, a, weights, t + d0 * W, add);
+    if (more > 0) {
+      FN(by_strip)(mr, 1, LANES, more, a + seen * STEP, weights + seen * W, t + d0 * W, true);
+    }
   }
 }
 
-/* Two rows of weights (of keys 2k and 2k + 1; or one, of key k) as a row of a panel. Halves are
- * rounded up, which differs from rounding to even at ties only and costs half as much. */
-TARGET PL_INLINE void FN(put_weights)(const real *p, CELL *to) {
-#if NATIVE
-  uint32_t u[2 * W];
-  memcpy(u, p, sizeof u);
-  for (int l = 0; l < W; l++) {
-    to[l] = (u[l] + 0x8000U) >> 16 | ((u[W + l] + 0x8000U) & 0xffff0000U);
+/* c[keys, D] += square[keys, queries] panels[queries, D] */
+TARGET PL_INLINE void FN(scatter)(const att_job *j, const MEETING *m, const void *square,
+                                  const CELL *panels, real *c, int64_t ld) {
+  for (int64_t i = 0; i < m->keys;) {
+    const bool later = i >= m->seen;
+    const int mr = (int)imin(MR, (later ? m->keys : m->seen) - i);
+    const int64_t off = later ? ACROSS / 2 : 0;
+    const int64_t kc = later || m->nv == 1 ? ACROSS / 2 : ACROSS;
+    for (int64_t d = 0; d < j->D; d += W) {
+      FN(by_square)(mr, imin(W, ld - d), kc, (const CELL *)square + i * ACROSS + off,
+                    panels + d * ACROSS + off * W, c + (m->k0 + i) * ld + d, ld);
+    }
+    i += mr;
   }
-#else
-  memcpy(to, p, W * sizeof *to);
-#endif
 }
 
-TARGET PL_INLINE void FN(put_square)(const real *p, WEIGHT *to) {
-#if NATIVE
-  uint32_t u[W];
-  memcpy(u, p, sizeof u);
-  for (int l = 0; l < W; l++) {
-    to[l] = (pl_bf16)((u[l] + 0x8000U) >> 16);
-  }
-#else
-  memcpy(to, p, W * sizeof *to);
-#endif
-}
-
-/* Does every query from q (counted like keys) see all keys k0..k0+n? */
-PL_INLINE bool FN(all_seen)(const att_job *j, int64_t q, int64_t k0, int64_t n) {
-  return k0 + n - 1 <= q && (j->window == 0 || q + W - 1 - k0 < j->window);
+/* Does every query from q (counted like keys) see all keys? */
+PL_INLINE bool FN(all_seen)(const att_job *j, int64_t q, const MEETING *m) {
+  return m->k0 + m->keys - 1 <= q && (j->window == 0 || q + W - 1 - m->k0 < j->window);
 }
 
 /* Scores that query q + l must not see become NONE. */
-TARGET PL_INLINE void FN(hide)(const att_job *j, int64_t q, int64_t k0, int64_t n, real *s) {
+TARGET PL_INLINE void FN(hide)(const att_job *j, int64_t q, const MEETING *m, real *s) {
   const int32_t window = j->window == 0 ? INT32_MAX : (int32_t)imin(j->window, INT32_MAX);
-  for (int64_t i = 0; i < n; i++) {
-    const int32_t ahead = (int32_t)(q - k0 - i); /* of query lane 0 */
+  for (int64_t i = j->window == 0 ? imax(0, q + 1 - m->k0) : 0; i < m->keys; i++) {
+    const int32_t ahead = (int32_t)(q - m->k0 - i); /* of query lane 0 */
     for (int32_t l = 0; l < W; l++) {
       s[i * W + l] = ahead + l < 0 || ahead + l >= window ? NONE : s[i * W + l];
     }
@@ -377,35 +420,115 @@ PL_INLINE int64_t FN(first_block)(const att_job *j, int64_t q) {
   return first / KB * KB;
 }
 
-/* The softmax so far of W queries: their scores of n keys become weights. */
+/* ---- weights --------------------------------------------------------------------------- */
+
+/* a > b ? a : b, which is b where one of them is not a number */
+TARGET PL_INLINE V FN(most)(V a, V b) {
+#if VBYTES == 64 && PL_IS_FLOAT
+  return (V)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  const VI m = a > b;
+  return (V)(((VI)a & m) | ((VI)b & ~m));
+#endif
+}
+
+/* 2^x for x up to about 0: within 2e-7 of it, and 0 from -127 down. */
+TARGET PL_INLINE V FN(power)(V x) {
+#if PL_IS_FLOAT
+  x = FN(most)((V){0} - 127.0F, x);
+  const V shifted = x + (12582912.0F + 127.0F); /* rounds; the exponent's bits come to lie last */
+  const V r = x - (shifted - (12582912.0F + 127.0F));
+  V p = r * 1.3264810006e-3F + 9.6715120386e-3F;
+  p = p * r + 5.5507334888e-2F;
+  p = p * r + 2.4022242107e-1F;
+  p = p * r + 6.9314697773e-1F;
+  p = p * r + 1.0F;
+  return p * (V)((VI)shifted << 23);
+#else
+  real t[LANES];
+  FN(st)(t, x);
+  for (int l = 0; l < LANES; l++) {
+    t[l] = exp2(t[l]);
+  }
+  return FN(ld)(t);
+#endif
+}
+
+#if NATIVE
+/* What two rows of reals are in bf16, one behind the other. */
+TARGET PL_INLINE __m512i FN(halves)(V a, V b) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+}
+
+/* The same as pairs: a row of cells. */
+TARGET PL_INLINE V FN(pairs)(__m512i v) {
+  return (V)_mm512_permutexvar_epi16(
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), v);
+}
+#endif
+
+/* The softmax so far of LANES queries, top being scaled: their scores of n keys, in s, become
+ * weights, in cells. shrink: what the weights of earlier blocks are worth now. */
 TARGET PL_INLINE void FN(soften)(int64_t n, real scale, bool first, real *s, real *top, real *sum,
-                                 real *shrink) {
-  real best[W];
-  for (int l = 0; l < W; l++) {
-    best[l] = s[l];
-  }
-  for (int64_t i = 1; i < n; i++) {
-    for (int l = 0; l < W; l++) {
-      best[l] = s[i * W + l] > best[l] ? s[i * W + l] : best[l];
-    }
-  }
-  for (int l = 0; l < W; l++) {
-    real m = best[l] > NONE ? best[l] * scale : NONE;
-    m = !first && top[l] > m ? top[l] : m;
-    shrink[l] = first ? 0 : k_exp(top[l] - m);
-    sum[l] = first ? 0 : sum[l] * shrink[l];
-    top[l] = m;
-  }
+                                 real *shrink, CELL *cells) {
+  V best = (V){0} + NONE;
   for (int64_t i = 0; i < n; i++) {
-    for (int l = 0; l < W; l++) {
-      real x = s[i * W + l];
-      real e = k_exp(x * scale - top[l]);
-      e = x == NONE ? 0 : e;
-      s[i * W + l] = e;
-      sum[l] += e;
+    best = FN(most)(best, FN(ld)(s + i * W));
+  }
+  const V before = first ? (V){0} + LEAST : FN(ld)(top);
+  const V m = FN(most)(before, best * scale);
+  const V f = FN(power)(before - m);
+  V total[PAIR] = {{0}};
+  for (int64_t i = 0; i < n; i += PAIR) {
+    V e[PAIR];
+    for (int p = 0; p < PAIR; p++) {
+      e[p] = FN(power)(FN(ld)(s + (i + p) * W) * scale - m);
+      total[p] += e[p];
     }
+#if NATIVE
+    FN(st)(cells + i / PAIR * W, FN(pairs)(FN(halves)(e[0], e[1])));
+#else
+    FN(st)(cells + i * W, e[0]);
+#endif
+  }
+  V all = total[0];
+#if NATIVE
+  all += total[1];
+#endif
+  FN(st)(sum, first ? all : FN(ld)(sum) * f + all);
+  FN(st)(shrink, f);
+  FN(st)(top, m);
+}
+
+/* Scores and the weights' gradients dp of LANES queries become weights and the scores' gradients
+ * (but for the scale): squares of both, cells of the latter. */
+TARGET PL_INLINE void FN(differ)(int64_t n, real scale, V lse, V a, real *s, real *dp,
+                                 WEIGHT *p_square, WEIGHT *ds_square, CELL *cells) {
+  for (int64_t i = 0; i < n; i += PAIR) {
+    V e[PAIR];
+    V d[PAIR];
+    for (int p = 0; p < PAIR; p++) {
+      e[p] = FN(power)(FN(ld)(s + (i + p) * W) * scale - lse);
+      d[p] = e[p] * (FN(ld)(dp + (i + p) * W) - a);
+    }
+#if NATIVE
+    const __m512i eh = FN(halves)(e[0], e[1]);
+    const __m512i dh = FN(halves)(d[0], d[1]);
+    _mm256_storeu_si256((__m256i *)(p_square + i * W), _mm512_castsi512_si256(eh));
+    _mm256_storeu_si256((__m256i *)(p_square + (i + 1) * W), _mm512_extracti64x4_epi64(eh, 1));
+    _mm256_storeu_si256((__m256i *)(ds_square + i * W), _mm512_castsi512_si256(dh));
+    _mm256_storeu_si256((__m256i *)(ds_square + (i + 1) * W), _mm512_extracti64x4_epi64(dh, 1));
+    FN(st)(cells + i / PAIR * W, FN(pairs)(dh));
+#else
+    (void)cells;
+    FN(st)(p_square + i * W, e[0]);
+    FN(st)(ds_square + i * W, d[0]);
+#endif
   }
 }
+
+/* ---- a block of queries ------------------------------------------------------------------ */
 
 /* Queries i0..i0+n of the sequence, head h. */
 ALONE void FN(forward_queries)(const att_job *j, const att_view *s, int64_t h, int64_t i0,
@@ -419,32 +542,32 @@ ALONE void FN(forward_queries)(const att_job *j, const att_view *s, int64_t h, i
     x[i] = j->q + (row + i) * j->ldq + h * D;
   }
   FN(turn)(n, D, x, W, (CELL *)r->queries);
+  const real scale = j->scale * LOG2E;
   const int64_t from = FN(first_block)(j, q);
   for (int64_t k0 = from; k0 < q + n; k0 += KB) {
-    const int64_t kb = imin(KB, q + n - k0);
-    const int64_t even = (kb + PAIR - 1) / PAIR * PAIR;
-    FN(scores)(j, k0, even, r->key_rows, (CELL *)r->queries, r->s);
-    if (!FN(all_seen)(j, q, k0, even)) {
-      FN(hide)(j, q, k0, even, r->s);
+    const MEETING m = FN(meet)(q, n, k0);
+    FN(scores)(j, &m, r->key_rows, (CELL *)r->queries, r->s);
+    if (!FN(all_seen)(j, q, &m)) {
+      FN(hide)(j, q, &m, r->s);
     }
-    FN(soften)(even, j->scale, k0 == from, r->s, top, sum, shrink);
-    for (int64_t i = 0; i < even; i += PAIR) {
-      FN(put_weights)(r->s + i * W, (CELL *)r->weights + i / PAIR * W);
+    for (int l = 0; l < m.nv * LANES; l += LANES) {
+      FN(soften)(l == 0 ? m.seen : m.keys, scale, k0 == from, r->s + l, top + l, sum + l,
+                 shrink + l, (CELL *)r->weights + l);
     }
     if (k0 > from) {
       for (int64_t d = 0; d < D; d++) {
-        for (int l = 0; l < W; l++) {
-          r->t[d * W + l] *= shrink[l];
+        for (int l = 0; l < m.nv * LANES; l += LANES) {
+          FN(st)(r->t + d * W + l, FN(ld)(r->t + d * W + l) * FN(ld)(shrink + l));
         }
       }
     }
-    FN(gather)(j, r, k0, even, (CELL *)r->weights, r->t, k0 > from);
+    FN(gather)(j, r, &m, (CELL *)r->weights, r->t, k0 > from);
   }
   for (int64_t i = 0; i < n; i++) {
-    j->lse[(row + i) * j->H + h] = top[i] + (real)log((double)sum[i]);
+    j->lse[(row + i) * j->H + h] = top[i] * LN2 + (real)log((double)sum[i]);
   }
-  for (int l = 0; l < W; l++) {
-    sum[l] = 1 / sum[l];
+  for (int64_t i = 0; i < n; i++) {
+    sum[i] = 1 / sum[i];
   }
   FN(put_queries)(n, D, r->t, sum, j->y + row * j->H * D + h * D, j->H * D);
 }
@@ -463,8 +586,30 @@ TARGET static void FN(forward_unit)(const att_job *j, int64_t unit, real *memory
   }
 }
 
+/* a[i] = sum_d x[i, d] y[i, d] of n rows, y's rows ld apart. */
+TARGET PL_INLINE void FN(inner)(int64_t n, int64_t D, const act *const *x, const act *y, int64_t ld,
+                                real *a) {
+  for (int64_t i0 = 0; i0 < n; i0 += LANES) {
+    V r[LANES];
+    for (int i = 0; i < LANES; i++) {
+      V s = {0};
+      for (int64_t d = 0; i0 + i < n && d < D; d += LANES) {
+        s += FN(reals)(x[i0 + i] + d, D - d) * FN(reals)(y + (i0 + i) * ld + d, D - d);
+      }
+      r[i] = s;
+    }
+    FN(transpose)(r);
+    V s = r[0];
+    for (int i = 1; i < LANES; i++) {
+      s += r[i];
+    }
+    FN(st)(a + i0, s);
+  }
+}
+
 /* With P the weights and A = sum_d gy y (one number a query):
- *   gv = P^T gy,  dS = P (gy v^T - A) scale,  gq = dS k,  gk = dS^T q. */
+ *   gv = P^T gy,  dS = P (gy v^T - A) scale,  gq = dS k,  gk = dS^T q.
+ * The scale of dS is left to the very end. */
 ALONE void FN(backward_queries)(const att_job *j, const att_view *s, int64_t h, int64_t i0,
                                 int64_t n, att_room *r) {
   const int64_t D = j->D;
@@ -472,64 +617,39 @@ ALONE void FN(backward_queries)(const att_job *j, const att_view *s, int64_t h, 
   const int64_t q = s->before + i0;
   const act *x[W];
   const act *g[W];
-  _Alignas(64) real lse[W], a[W], one[W];
+  _Alignas(64) real lse[W], a[W], end[W];
   for (int64_t i = 0; i < W; i++) {
     lse[i] = -NONE; /* no weight for who is not there */
-    a[i] = 0;
-    one[i] = 1;
+    end[i] = j->scale;
   }
   for (int64_t i = 0; i < n; i++) {
-    const int64_t at = (row + i) * j->H * D + h * D;
     x[i] = j->q + (row + i) * j->ldq + h * D;
-    g[i] = j->gy + at;
-    lse[i] = j->lse_in[(row + i) * j->H + h];
-    real sum = 0;
-    for (int64_t d = 0; d < D; d++) {
-      sum += act_real(g[i][d]) * act_real(j->y_in[at + d]);
-    }
-    a[i] = sum;
+    g[i] = j->gy + ((row + i) * j->H + h) * D;
+    lse[i] = j->lse_in[(row + i) * j->H + h] * LOG2E;
   }
+  FN(inner)(n, D, g, j->y_in + (row * j->H + h) * D, j->H * D, a);
   FN(turn)(n, D, x, W, (CELL *)r->queries);
   FN(turn)(n, D, g, W, (CELL *)r->grads);
   FN(panels)(n, D, x, ACROSS, (CELL *)r->query_panels);
   FN(panels)(n, D, g, ACROSS, (CELL *)r->grad_panels);
   const int64_t from = FN(first_block)(j, q);
   for (int64_t k0 = from; k0 < q + n; k0 += KB) {
-    const int64_t kb = imin(KB, q + n - k0);
-    const int64_t even = (kb + PAIR - 1) / PAIR * PAIR;
-    FN(scores)(j, k0, even, r->key_rows, (CELL *)r->queries, r->s);
-    FN(scores)(j, k0, even, r->value_rows, (CELL *)r->grads, r->ds);
-    if (!FN(all_seen)(j, q, k0, even)) {
-      FN(hide)(j, q, k0, even, r->s);
+    const MEETING m = FN(meet)(q, n, k0);
+    FN(scores)(j, &m, r->key_rows, (CELL *)r->queries, r->s);
+    FN(scores)(j, &m, r->value_rows, (CELL *)r->grads, r->ds);
+    if (!FN(all_seen)(j, q, &m)) {
+      FN(hide)(j, q, &m, r->s);
     }
-    for (int64_t i = 0; i < even * W; i += W) {
-      for (int l = 0; l < W; l++) {
-        real e = k_exp(r->s[i + l] * j->scale - lse[l]);
-        e = r->s[i + l] == NONE ? 0 : e;
-        r->s[i + l] = e;
-        r->ds[i + l] = e * (r->ds[i + l] - a[l]) * j->scale;
-      }
+    for (int l = 0; l < m.nv * LANES; l += LANES) {
+      FN(differ)(l == 0 ? m.seen : m.keys, j->scale * LOG2E, FN(ld)(lse + l), FN(ld)(a + l),
+                 r->s + l, r->ds + l, (WEIGHT *)r->p_square + l, (WEIGHT *)r->ds_square + l,
+                 (CELL *)r->weights + l);
     }
-    for (int64_t i = 0; i < even; i++) {
-      FN(put_square)(r->s + i * W, (WEIGHT *)r->p_square + i * W);
-      FN(put_square)(r->ds + i * W, (WEIGHT *)r->ds_square + i * W);
-      if (i % PAIR == 0) {
-        FN(put_weights)(r->ds + i * W, (CELL *)r->weights + i / PAIR * W);
-      }
-    }
-    FN(gather)(j, r, k0, even, (CELL *)r->weights, r->t, k0 > from);
-    for (int64_t i = 0; i < kb; i += MR) {
-      const int mr = (int)imin(MR, kb - i);
-      for (int64_t d = 0; d < D; d += W) {
-        const int64_t to = (k0 + i) * r->ld + d;
-        FN(by_square)(mr, imin(W, r->ld - d), (CELL *)r->p_square + i * ACROSS,
-                      (CELL *)r->grad_panels + d * ACROSS, r->gv + to, r->ld);
-        FN(by_square)(mr, imin(W, r->ld - d), (CELL *)r->ds_square + i * ACROSS,
-                      (CELL *)r->query_panels + d * ACROSS, r->gk + to, r->ld);
-      }
-    }
+    FN(gather)(j, r, &m, (CELL *)(NATIVE ? r->weights : r->ds_square), r->t, k0 > from);
+    FN(scatter)(j, &m, r->p_square, (CELL *)r->grad_panels, r->gv, r->ld);
+    FN(scatter)(j, &m, r->ds_square, (CELL *)r->query_panels, r->gk, r->ld);
   }
-  FN(put_queries)(n, D, r->t, one, j->gq + row * j->ldgq + h * D, j->ldgq);
+  FN(put_queries)(n, D, r->t, end, j->gq + row * j->ldgq + h * D, j->ldgq);
 }
 
 TARGET static void FN(backward_unit)(const att_job *j, int64_t unit, real *memory) {
@@ -556,6 +676,7 @@ TARGET static void FN(backward_unit)(const att_job *j, int64_t unit, real *memor
 #undef VI
 #undef CELL
 #undef WEIGHT
+#undef MEETING
 #undef LANES
 #undef W
 #undef STEP

@@ -22,6 +22,7 @@ enum {
   NB = 512,       /* columns of a block of panels */
   TOGETHER = 8,   /* strips of a transposed A that are copied at once */
   NEAR = 4 * NR,  /* columns up to which a product is small */
+  FAR = 64,       /* pairs from which the sums take long enough to ask for C early */
   AHEAD = 16      /* rows that are asked for before they are copied */
 };
 
@@ -64,35 +65,23 @@ NATIVE_INLINE __m512i across(const void *p, const void *below, bool half, __mmas
   return _mm512_permutexvar_epi16(zip, v);
 }
 
-NATIVE_INLINE void transpose16(__m512i *r) {
-  __m512i t[LANES];
-#pragma GCC unroll 8
-  for (int i = 0; i < LANES; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < LANES; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    __m512i b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-    t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < LANES; i++) {
-    r[i] = t[i];
-  }
+/* 8 pairs along a row: 16 numbers. */
+NATIVE_INLINE __m256i along_half(const void *p, bool half, int64_t left) {
+  const __mmask16 m = (__mmask16)first(left);
+  return half ? _mm256_maskz_loadu_epi16(m, p)
+              : (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, p));
+}
+
+/* 4 x 4 squares of pairs transposed, one in each quarter of the registers. */
+NATIVE_INLINE void transpose_quarters(__m512i *r) {
+  __m512i a = _mm512_unpacklo_epi32(r[0], r[1]);
+  __m512i b = _mm512_unpackhi_epi32(r[0], r[1]);
+  __m512i c = _mm512_unpacklo_epi32(r[2], r[3]);
+  __m512i d = _mm512_unpackhi_epi32(r[2], r[3]);
+  r[0] = _mm512_unpacklo_epi64(a, c);
+  r[1] = _mm512_unpackhi_epi64(a, c);
+  r[2] = _mm512_unpacklo_epi64(b, d);
+  r[3] = _mm512_unpackhi_epi64(b, d);
 }
 
 /* mr rows of A from (m0, k0) on: row behind row, `step` pairs apart. */
@@ -126,8 +115,10 @@ NATIVE_ALONE void pack_columns(int n, const int64_t *m0, int64_t M, int64_t kc, 
   for (int64_t k = 0; k < kc; k += 2) {
     const bool both = k + 1 < kc;
     for (int s = 0; s < n; s++) {
-      __builtin_prefetch(p[s] + AHEAD * row);
-      __builtin_prefetch(p[s] + (AHEAD + 1) * row);
+      if (k + AHEAD < kc) {
+        __builtin_prefetch(p[s] + AHEAD * row);
+        __builtin_prefetch(p[s] + (AHEAD + 1) * row);
+      }
       _mm512_storeu_si512(out + s * LANES * DEPTH + k / 2 * LANES,
                           across(p[s], both ? p[s] + row : NULL, A->half, m[s]));
       p[s] += 2 * row;
@@ -169,24 +160,50 @@ NATIVE_ALONE void pack_panels(int64_t kc, int64_t nb, const pl_mat *B, int64_t k
   }
 }
 
+/* 16 rows of memory, 8 pairs of each, as 8 rows of half a panel. */
+NATIVE_INLINE void turn(const char *const *row, int64_t at, bool half, int64_t left, uint32_t *to) {
+  __m512i r[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) { /* rows 0 to 3 beside 4 to 7, then 8 to 11 beside 12 to 15 */
+    const int j = i < 4 ? i : i + 4;
+    r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(along_half(row[j] + at, half, left)),
+                              along_half(row[j + 4] + at, half, left), 1);
+  }
+  transpose_quarters(r);
+  transpose_quarters(r + 4);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    _mm512_storeu_si512(to + i * NR, _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88));
+    _mm512_storeu_si512(to + (i + 4) * NR, _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd));
+  }
+}
+
 /* The same where B is transposed: a row of its memory is a column of the panel. */
-NATIVE_ALONE void pack_panels_t(int64_t kc, int64_t nb, const pl_mat *B, int64_t k0, int64_t n0,
-                                int64_t step, uint32_t *out) {
+NATIVE_INLINE void turn_all(bool half, int64_t kc, int64_t nb, const pl_mat *B, int64_t k0,
+                            int64_t n0, int64_t step, uint32_t *out) {
+  const int64_t size = half ? sizeof(pl_bf16) : sizeof(float);
   for (int64_t n = 0; n < nb; n += LANES) {
     uint32_t *to = out + n / NR * step + n % NR;
-    for (int64_t k = 0; k < kc; k += NR) {
-      __m512i r[LANES];
-#pragma GCC unroll 16
-      for (int j = 0; j < LANES; j++) {
-        const int64_t row = n + j < nb ? n + j : nb - 1; /* one too many: any will do */
-        r[j] = along(place(B, n0 + row, k0 + k), B->half, kc - k);
-      }
-      transpose16(r);
-#pragma GCC unroll 16
-      for (int j = 0; j < LANES; j++) {
-        _mm512_storeu_si512(to + (k / 2 + j) * NR, r[j]);
-      }
+    const char *row[LANES];
+    for (int64_t j = 0; j < LANES; j++) { /* past the end: any will do */
+      row[j] = place(B, n0 + imin(n + j, nb - 1), k0);
     }
+    int64_t k = 0;
+    for (; k + LANES <= kc; k += LANES) {
+      turn(row, k * size, half, LANES, to + k * LANES);
+    }
+    if (k < kc) {
+      turn(row, k * size, half, kc - k, to + k * LANES);
+    }
+  }
+}
+
+NATIVE_ALONE void pack_panels_t(int64_t kc, int64_t nb, const pl_mat *B, int64_t k0, int64_t n0,
+                                int64_t step, uint32_t *out) {
+  if (B->half) {
+    turn_all(true, kc, nb, B, k0, n0, step, out);
+  } else {
+    turn_all(false, kc, nb, B, k0, n0, step, out);
   }
 }
 
@@ -226,11 +243,12 @@ NATIVE_INLINE void tile(const int mr, const int nv, int64_t kp, const char *a, i
                         const int64_t ks, const uint32_t *b, const target *to, int64_t n, int nc) {
   __m512 acc[MR][2];
   const bool whole = nc == nv * LANES;
+  const bool far = whole && !to->half && kp >= FAR;
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) {
     acc[i][0] = _mm512_setzero_ps();
     acc[i][1] = _mm512_setzero_ps();
-    if (whole && !to->half) { /* needed when the sums are ready: on their way until then */
+    if (far) { /* needed when the sums are ready: on their way until then */
       __builtin_prefetch(to->c + i * to->ld + n, 1);
       __builtin_prefetch(to->c + i * to->ld + n + nc - 1, 1);
     }

@@ -27,6 +27,7 @@ PL_INLINE int64_t ceil_div(int64_t a, int64_t b) {
 
 #ifdef __x86_64__
 #include "kernels/half_isa.h"
+_Static_assert(ONE_SUM <= 2 * DEPTH, "bf16 is stored once, when the sum is whole");
 #endif
 
 /* ---- conversions ---- */

@@ -10,9 +10,16 @@
 
 enum { COUNT = PL_ISA_COUNT, NOT_YET = -1 };
 
+/* What the compiler makes of the vector types where no variant is asked for. */
+#ifdef __ARM_NEON
+#define BASELINE "NEON (AArch64)"
+#else
+#define BASELINE "plain C"
+#endif
+
 static const struct {
   const char *key, *title;
-} names[COUNT] = {{"baseline", "plain C"},
+} names[COUNT] = {{"baseline", BASELINE},
                    {"avx2", "AVX2 and FMA (x86-64-v3)"},
                    {"avx512", "AVX-512 (x86-64-v4)"},
                    {"avx512bf16", "AVX-512 with bf16 (x86-64-v4, avx512bf16)"}};

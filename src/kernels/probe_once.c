@@ -91,3 +91,44 @@ double pl_fma_probe(int64_t rounds) {
   pl_parallel(blocks, fn, &p);
   return 2.0 * CHAINS * lanes * (double)rounds * blocks;
 }
+
+/* ---- reading memory ---- */
+
+enum { PIECE = 1 << 18 }; /* bytes of a block: long enough for the prefetchers */
+
+typedef struct reading {
+  const char *p;
+  int64_t bytes;
+  float sink[256];
+} reading;
+
+#define READ(isa, width, target)                                                        \
+  target static void read_##isa(void *arg, int64_t block) {                             \
+    typedef float v __attribute__((vector_size(width)));                                \
+    reading *r = arg;                                                                   \
+    const char *p = r->p + block * PIECE;                                               \
+    const int64_t n = r->bytes - block * PIECE < PIECE ? r->bytes - block * PIECE : PIECE; \
+    v s[4] = {{0}};                                                                     \
+    for (int64_t i = 0; i + 256 <= n; i += 256) {                                       \
+      _Pragma("GCC unroll 16") for (int j = 0; j < 256 / width; j++) {                  \
+        s[j % 4] += *(const v *)(const void *)(p + i + j * width);                      \
+      }                                                                                 \
+    }                                                                                   \
+    r->sink[block % 256] = (s[0] + s[1] + s[2] + s[3])[0];                              \
+  }
+
+READ(baseline, 16, )
+#ifdef __x86_64__
+READ(avx2, 32, PL_TARGET_AVX2)
+READ(avx512, 64, PL_TARGET_AVX512)
+#endif
+
+void pl_read_probe(int64_t bytes, const void *memory) {
+  reading r = {.p = memory, .bytes = bytes};
+  pl_block_fn fn = read_baseline;
+#ifdef __x86_64__
+  pl_isa isa = pl_isa_used();
+  fn = isa >= PL_ISA_AVX512 ? read_avx512 : isa == PL_ISA_AVX2 ? read_avx2 : read_baseline;
+#endif
+  pl_parallel((bytes + PIECE - 1) / PIECE, fn, &r);
+}

@@ -1,145 +1,9 @@
-/* The Llama forward pass on tape ops: see decoder.h. */
+/* The forward pass on tape ops: see decoder.h. */
 #include "lm/decoder.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "autograd/op.h"
-
-pl_status pl_lm_config_check(pl_ctx *c, const pl_lm_config *g) {
-  const struct { const char *name; int64_t v; } sizes[] = {
-      {"the number of layers", g->n_layers}, {"the hidden size", g->hidden},
-      {"the number of heads", g->heads}, {"the number of key-value heads", g->kv_heads},
-      {"the head size", g->head_dim}, {"the feed-forward size", g->ffn},
-      {"the vocabulary size", g->vocab}, {"the context length", g->context}};
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-    if (sizes[i].v < 1 || sizes[i].v > (int64_t)1 << 28) {
-      return pl_fail(c, PL_EINVAL, "decoder: %s is %lld; wanted 1 or more", sizes[i].name,
-                     (long long)sizes[i].v);
-    }
-  }
-  if (g->heads % g->kv_heads != 0) {
-    return pl_fail(c, PL_EINVAL, "decoder: %lld heads cannot share %lld key-value heads evenly",
-                   (long long)g->heads, (long long)g->kv_heads);
-  }
-  if (g->head_dim % 2 != 0) {
-    return pl_fail(c, PL_EINVAL, "decoder: head size %lld is odd; rotary embedding wants pairs",
-                   (long long)g->head_dim);
-  }
-  if (!(g->eps >= 0) || !(g->theta > 0)) {
-    return pl_fail(c, PL_EINVAL, "decoder: eps %g and rope theta %g; wanted >= 0 and > 0", g->eps,
-                   g->theta);
-  }
-  return PL_OK;
-}
-
-int64_t pl_decoder_n_weights(const pl_lm_config *g) {
-  return 2 + PL_LAYER_WEIGHTS * g->n_layers + (g->tied ? 0 : 1);
-}
-
-void pl_decoder_weight_info(const pl_lm_config *g, int64_t i, char name[48], int *ndim,
-                            int64_t shape[2]) {
-  const int64_t C = g->hidden;
-  const int64_t Q = g->heads * g->head_dim;
-  const int64_t K = g->kv_heads * g->head_dim;
-  const struct { const char *name; int64_t s0, s1; } part[PL_LAYER_WEIGHTS] = {
-      {"norm1", C, 0}, {"q", Q, C}, {"k", K, C}, {"v", K, C}, {"o", C, Q},
-      {"norm2", C, 0}, {"gate", g->ffn, C}, {"up", g->ffn, C}, {"down", C, g->ffn}};
-  const int64_t in_layers = PL_LAYER_WEIGHTS * g->n_layers;
-  if (i >= 1 && i <= in_layers) {
-    const int64_t layer = (i - 1) / PL_LAYER_WEIGHTS;
-    const int p = (int)((i - 1) % PL_LAYER_WEIGHTS);
-    (void)snprintf(name, 48, "layers.%lld.%s", (long long)layer, part[p].name);
-    shape[0] = part[p].s0;
-    shape[1] = part[p].s1;
-    *ndim = part[p].s1 == 0 ? 1 : 2;
-    return;
-  }
-  const bool norm = i == in_layers + 1;
-  (void)snprintf(name, 48, "%s", norm ? "norm" : i == 0 ? "embed" : "head");
-  shape[0] = norm ? C : g->vocab;
-  shape[1] = norm ? 0 : C;
-  *ndim = norm ? 1 : 2;
-}
-
-static pl_status weight_check(pl_ctx *c, const pl_lm_config *g, int64_t i, const pl_tensor *w,
-                              pl_dtype want) {
-  char name[48];
-  char got[128];
-  int nd;
-  int64_t s[2];
-  pl_decoder_weight_info(g, i, name, &nd, s);
-  const bool same = w->ndim == nd && w->shape[0] == s[0] && (nd == 1 || w->shape[1] == s[1]);
-  if (!same) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s has shape %s; wanted [%lld%s%.0lld]", name,
-                   pl_shape_str(w, got), (long long)s[0], nd == 2 ? ", " : "",
-                   (long long)(nd == 2 ? s[1] : 0));
-  }
-  if (w->dtype != want || (want != PL_F32 && want != PL_F64)) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s is %s; wanted f32 for all (or f64 for all)",
-                   name, pl_dtypes[w->dtype].name);
-  }
-  if (!pl_contiguous(w)) {
-    return pl_fail(c, PL_EINVAL, "decoder: weight %s is a strided view; pass t:contiguous()", name);
-  }
-  return PL_OK;
-}
-
-pl_status pl_decoder_new(pl_ctx *c, const pl_lm_config *cfg, pl_tensor *const *w, int64_t n,
-                         pl_decoder **out) {
-  PL_TRY(pl_lm_config_check(c, cfg));
-  const int64_t want = pl_decoder_n_weights(cfg);
-  if (n != want) {
-    return pl_fail(c, PL_EINVAL, "decoder: got %lld weights; %lld layers want %lld", (long long)n,
-                   (long long)cfg->n_layers, (long long)want);
-  }
-  for (int64_t i = 0; i < n; i++) {
-    PL_TRY(weight_check(c, cfg, i, w[i], w[0]->dtype));
-  }
-  pl_decoder *d = pl_alloc_zero(c, sizeof *d);
-  if (d == NULL) {
-    return PL_ENOMEM;
-  }
-  d->layers = pl_alloc_zero(c, sizeof *d->layers * (size_t)cfg->n_layers);
-  if (d->layers == NULL) {
-    pl_free(c, d);
-    return PL_ENOMEM;
-  }
-  d->cfg = *cfg;
-  int64_t i = 0;
-  d->embed = pl_tensor_ref(w[i++]);
-  for (int64_t l = 0; l < cfg->n_layers; l++) {
-    pl_layer *y = &d->layers[l];
-    pl_tensor **part[PL_LAYER_WEIGHTS] = {&y->norm1, &y->q,    &y->k,  &y->v,   &y->o,
-                                          &y->norm2, &y->gate, &y->up, &y->down};
-    for (int p = 0; p < PL_LAYER_WEIGHTS; p++) {
-      *part[p] = pl_tensor_ref(w[i++]);
-    }
-  }
-  d->norm = pl_tensor_ref(w[i++]);
-  d->head = pl_tensor_ref(cfg->tied ? d->embed : w[i]);
-  *out = d;
-  return PL_OK;
-}
-
-void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
-  if (d == NULL) {
-    return;
-  }
-  for (int64_t l = 0; l < d->cfg.n_layers; l++) {
-    pl_layer *y = &d->layers[l];
-    pl_tensor *part[PL_LAYER_WEIGHTS] = {y->norm1, y->q,    y->k,  y->v,   y->o,
-                                         y->norm2, y->gate, y->up, y->down};
-    for (int p = 0; p < PL_LAYER_WEIGHTS; p++) {
-      pl_tensor_unref(part[p]);
-    }
-  }
-  pl_tensor_unref(d->embed);
-  pl_tensor_unref(d->norm);
-  pl_tensor_unref(d->head);
-  pl_free(c, d->layers);
-  pl_free(c, d);
-}
 
 /* ---- forward ---- */
 
@@ -152,8 +16,27 @@ static pl_status ids_check(pl_ctx *c, const char *what, const pl_tensor *t) {
   return PL_OK;
 }
 
+static pl_status parent_check(pl_ctx *c, const pl_tensor *parent, int64_t S) {
+  PL_TRY(ids_check(c, "parent", parent));
+  if (parent->shape[0] != S) {
+    return pl_fail(c, PL_EINVAL, "decoder: %lld parents for %lld sequences",
+                   (long long)parent->shape[0], (long long)S);
+  }
+  int32_t family = -1;
+  for (int64_t i = 0; i < S; i++) {
+    const int32_t p = pl_i32(parent)[i];
+    family = p == -1 ? (int32_t)i : family;
+    if (p != -1 && (p != family || p < 0)) {
+      return pl_fail(c, PL_EINVAL, "decoder: sequence %lld goes on after sequence %d; wanted the "
+                     "nearest one before it that goes on after none", (long long)i + 1, p + 1);
+    }
+  }
+  return PL_OK;
+}
+
 static pl_status batch_check(pl_ctx *c, const pl_decoder *d, const pl_tensor *ids,
-                             const pl_tensor *pos, const pl_tensor *seq) {
+                             const pl_tensor *pos, const pl_tensor *seq,
+                             const pl_tensor *parent) {
   PL_TRY(ids_check(c, "ids", ids));
   PL_TRY(ids_check(c, "pos", pos));
   PL_TRY(ids_check(c, "seq", seq));
@@ -169,6 +52,9 @@ static pl_status batch_check(pl_ctx *c, const pl_decoder *d, const pl_tensor *id
     if (s[i + 1] <= s[i]) {
       return pl_fail(c, PL_EINVAL, "decoder: sequence %lld is empty", (long long)i + 1);
     }
+  }
+  if (parent != NULL) {
+    PL_TRY(parent_check(c, parent, S));
   }
   const int32_t *id = pl_i32(ids);
   for (int64_t i = 0; i < N; i++) {
@@ -200,41 +86,64 @@ static void advance(pl_tensor **x, pl_tensor *y) {
 }
 
 static pl_status layer(pl_ctx *c, const pl_decoder *d, const pl_layer *y, pl_tensor *pos,
-                       pl_tensor *seq, pl_tensor **x) {
+                       pl_tensor *seq, pl_tensor *parent, pl_tensor **x) {
   const pl_lm_config *g = &d->cfg;
-  pl_tensor *mix[] = {*x, y->norm1, NULL, y->q, y->k, y->v, y->o, NULL, NULL, NULL, NULL,
-                      pos, seq, NULL};
-  const pl_args mix_args = {.i = {g->heads, g->kv_heads, 0, 0, d->checkpoint}, .n_i = 6,
-                            .f = {g->eps, g->theta}, .n_f = 2};
+  const bool layer_norm = g->norm == PL_NORM_LAYER;
+  pl_tensor *mix[] = {*x,     y->norm1, y->norm1_b, y->q,   y->k, y->v, y->o,
+                      y->q_b, y->k_b,   y->v_b,     y->o_b, pos,  seq,  parent};
+  const pl_args mix_args = {
+      .i = {g->heads, g->kv_heads, g->window, layer_norm, d->checkpoint}, .n_i = 6,
+      .f = {g->eps, g->learned_pos ? 0 : g->theta}, .n_f = 2};
   pl_tensor *out;
   pl_status st = step(c, &pl_op_attention_block, mix, 14, &mix_args, &out);
   advance(x, out);
   if (st == PL_OK) {
-    pl_tensor *ffn[] = {*x, y->norm2, NULL, y->gate, y->up, y->down, NULL, NULL};
-    const pl_args ffn_args = {.i = {0, d->checkpoint}, .n_i = 3, .f = {g->eps}, .n_f = 1};
-    st = step(c, &pl_op_ffn_block, ffn, 8, &ffn_args, &out);
+    pl_tensor *ffn[] = {*x,      y->norm2,  y->norm2_b, y->gate,  y->up,
+                        y->down, y->gate_b, y->up_b,    y->down_b};
+    const pl_args ffn_args = {.i = {layer_norm, d->checkpoint}, .n_i = 3,
+                              .f = {g->eps}, .n_f = 1};
+    st = step(c, &pl_op_ffn_block, ffn, 9, &ffn_args, &out);
     advance(x, out);
   }
   return st;
 }
 
-pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
-                            pl_tensor *seq, pl_tensor **out) {
-  const pl_lm_config *g = &d->cfg;
-  PL_TRY(batch_check(c, d, ids, pos, seq));
+/* Tokens and, where they are learned, positions as vectors. */
+static pl_status embed(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
+                       pl_tensor **x) {
   const pl_args none = {.n_i = 0};
+  pl_tensor *at = NULL;
+  pl_tensor *sum = NULL;
+  PL_TRY(step(c, &pl_op_embedding, (pl_tensor *[]){d->embed, ids}, 2, &none, x));
+  if (d->pos_embed == NULL) {
+    return PL_OK;
+  }
+  pl_status st = step(c, &pl_op_embedding, (pl_tensor *[]){d->pos_embed, pos}, 2, &none, &at);
+  if (st == PL_OK) {
+    st = step(c, &pl_op_add, (pl_tensor *[]){*x, at}, 2, &none, &sum);
+  }
+  pl_tensor_unref(at);
+  advance(x, sum);
+  return st;
+}
+
+pl_status pl_decoder_hidden(pl_ctx *c, const pl_decoder *d, pl_tensor *ids, pl_tensor *pos,
+                            pl_tensor *seq, pl_tensor *parent, pl_tensor **out) {
+  const pl_lm_config *g = &d->cfg;
+  PL_TRY(batch_check(c, d, ids, pos, seq, parent));
   const pl_args eps = {.f = {g->eps}, .n_f = 1};
   pl_tensor *x = NULL;
-  PL_TRY(step(c, &pl_op_embedding, (pl_tensor *[]){d->embed, ids}, 2, &none, &x));
-  pl_status st = PL_OK;
+  pl_status st = embed(c, d, ids, pos, &x);
   for (int64_t l = 0; l < g->n_layers && st == PL_OK; l++) {
-    st = layer(c, d, &d->layers[l], pos, seq, &x);
+    st = layer(c, d, &d->layers[l], pos, seq, parent, &x);
     if (st == PL_OK) {
       st = pl_check_interrupt(c);
     }
   }
   if (st == PL_OK) {
-    st = step(c, &pl_op_rms_norm, (pl_tensor *[]){x, d->norm}, 2, &eps, out);
+    pl_tensor *in[] = {x, d->norm, d->norm_b};
+    st = g->norm == PL_NORM_LAYER ? step(c, &pl_op_layer_norm, in, 3, &eps, out)
+                                  : step(c, &pl_op_rms_norm, in, 2, &eps, out);
   }
   pl_tensor_unref(x);
   return st;
@@ -263,7 +172,7 @@ pl_status pl_decoder_logprob(pl_ctx *c, const pl_decoder *d, pl_tensor *h, pl_te
 static pl_status forward_all(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
                              pl_tensor **out) {
   pl_tensor *h = NULL;
-  PL_TRY(pl_decoder_hidden(c, d, b->ids, b->pos, b->seq, &h));
+  PL_TRY(pl_decoder_hidden(c, d, b->ids, b->pos, b->seq, b->parent, &h));
   const pl_status st = pl_decoder_logprob(c, d, h, b->rows, b->targets, out);
   pl_tensor_unref(h);
   return st;
@@ -294,6 +203,12 @@ static pl_status score_piece(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *
   if (st == PL_OK) {
     st = slice_i32(c, b->seq, s0, s1 - s0 + 1, n0, &p.seq);
   }
+  if (st == PL_OK && b->parent != NULL) {
+    st = slice_i32(c, b->parent, s0, s1 - s0, 0, &p.parent);
+    for (int64_t i = 0; st == PL_OK && i < s1 - s0; i++) {
+      pl_i32(p.parent)[i] -= pl_i32(p.parent)[i] >= 0 ? (int32_t)s0 : 0;
+    }
+  }
   if (st == PL_OK) {
     st = slice_i32(c, b->rows, m0, m1 - m0, n0, &p.rows);
   }
@@ -311,9 +226,20 @@ static pl_status score_piece(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *
   pl_tensor_unref(p.ids);
   pl_tensor_unref(p.pos);
   pl_tensor_unref(p.seq);
+  pl_tensor_unref(p.parent);
   pl_tensor_unref(p.rows);
   pl_tensor_unref(p.targets);
   return st;
+}
+
+/* The sequence after s and all that go on after s. */
+static int64_t family_end(const pl_lm_batch *b, int64_t s) {
+  const int64_t S = b->seq->shape[0] - 1;
+  s++;
+  while (s < S && b->parent != NULL && pl_i32(b->parent)[s] >= 0) {
+    s++;
+  }
+  return s;
 }
 
 pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b, int64_t budget,
@@ -322,7 +248,7 @@ pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
   if (c->grad_enabled || N <= budget) {
     return forward_all(c, d, b, out);
   }
-  PL_TRY(batch_check(c, d, b->ids, b->pos, b->seq));
+  PL_TRY(batch_check(c, d, b->ids, b->pos, b->seq, b->parent));
   PL_TRY(ids_check(c, "rows", b->rows));
   const int64_t S = b->seq->shape[0] - 1;
   const int64_t M = b->rows->shape[0];
@@ -332,12 +258,12 @@ pl_status pl_decoder_score(pl_ctx *c, const pl_decoder *d, const pl_lm_batch *b,
   PL_TRY(pl_tensor_new(c, d->embed->dtype, 1, &M, &y));
   int64_t m0 = 0;
   for (int64_t s0 = 0; s0 < S;) {
-    int64_t s1 = s0 + 1;
-    while (s1 < S && seq[s1 + 1] - seq[s0] <= budget) {
-      s1++;
+    int64_t s1 = family_end(b, s0);
+    while (s1 < S && seq[family_end(b, s1)] - seq[s0] <= budget) {
+      s1 = family_end(b, s1);
     }
     int64_t m1 = m0;
-    while (m1 < M && rows[m1] < seq[s1]) { /* rows ascend: Lua builds them sequence by sequence */
+    while (m1 < M && rows[m1] < seq[s1]) { /* rows ascend from family to family */
       m1++;
     }
     const pl_status st = score_piece(c, d, b, s0, s1, m0, m1, y);

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/par.h"
 #include "lm/rowmath.h"
 
 /* ---- memory ---- */
@@ -16,38 +15,49 @@ pl_status pl_floats(pl_ctx *c, int64_t n, int64_t each, float **out) {
   return *out == NULL ? PL_ENOMEM : PL_OK;
 }
 
-pl_status pl_pass_open(pl_ctx *c, const pl_decoder *d, int64_t max_rows, int64_t spare_blocks,
-                       int64_t scratch, pl_pass *p) {
+static pl_status rows_of(pl_ctx *c, int64_t n, int64_t ld, char **out) {
+  size_t bytes;
+  PL_TRY(pl_size_mul(c, (size_t)n, (size_t)ld, &bytes));
+  *out = pl_alloc_zero(c, bytes); /* rows end in zeros */
+  return *out == NULL ? PL_ENOMEM : PL_OK;
+}
+
+pl_status pl_pass_open(pl_ctx *c, const pl_decoder *d, const pl_pack *w, int64_t max_rows,
+                       int64_t spare_blocks, int64_t scratch, pl_pass *p) {
   const pl_lm_config *f = &d->cfg;
   const int64_t R = max_rows;
   const int64_t Q = f->heads * f->head_dim;
   const int64_t K = f->kv_heads * f->head_dim;
   p->d = d;
+  p->w = w;
+  p->half = w->kind != PL_PACK_F32;
   p->max_rows = max_rows;
   p->cap_free = spare_blocks;
   p->scratch_least = scratch;
   p->row = pl_alloc(c, sizeof *p->row * (size_t)R);
-  p->group = pl_alloc(c, sizeof *p->group * (size_t)(R + 1));
   p->free_blocks = pl_alloc(c, sizeof *p->free_blocks * (size_t)spare_blocks);
-  if (p->row == NULL || p->group == NULL || p->free_blocks == NULL) {
+  if (p->row == NULL || p->free_blocks == NULL) {
     return PL_ENOMEM;
   }
+  p->ld_hidden = pl_operand_ld(w->kind, f->hidden);
+  p->ld_att = pl_operand_ld(w->kind, Q);
+  p->ld_ffn = pl_operand_ld(w->kind, f->ffn);
   PL_TRY(pl_floats(c, R, f->hidden, &p->x));
-  PL_TRY(pl_floats(c, R, f->hidden, &p->norm));
-  PL_TRY(pl_floats(c, R, Q, &p->q));
-  PL_TRY(pl_floats(c, R, K, &p->k));
-  PL_TRY(pl_floats(c, R, K, &p->v));
-  PL_TRY(pl_floats(c, R, Q, &p->att));
-  PL_TRY(pl_floats(c, R, f->ffn, &p->gate));
-  return pl_floats(c, R, f->ffn, &p->up);
+  PL_TRY(pl_floats(c, R, Q + 2 * K, &p->qkv));
+  PL_TRY(pl_floats(c, R, w->layers[0].gate_up.N, &p->gu));
+  PL_TRY(pl_floats(c, PL_HEAD_ROWS, f->vocab, &p->logits));
+  PL_TRY(rows_of(c, R, p->ld_hidden, &p->in_norm));
+  PL_TRY(rows_of(c, R, p->ld_att, &p->in_att));
+  PL_TRY(rows_of(c, R, p->ld_ffn, &p->in_ffn));
+  return rows_of(c, PL_HEAD_ROWS, p->ld_hidden, &p->in_head);
 }
 
 void pl_pass_close(pl_ctx *c, pl_pass *p) {
   for (int64_t i = 0; i < p->n_free; i++) {
     pl_free(c, p->free_blocks[i]);
   }
-  void *parts[] = {p->free_blocks, p->rope, p->row, p->x,    p->norm, p->q,      p->k,
-                   p->v,           p->att,  p->gate, p->up,  p->group, p->scratch};
+  void *parts[] = {p->free_blocks, p->rope,   p->row,    p->x,      p->logits, p->qkv,
+                   p->gu,          p->in_norm, p->in_att, p->in_ffn, p->in_head, p->scratch};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     pl_free(c, parts[i]);
   }
@@ -75,7 +85,7 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
   const int64_t want = (n + PL_KV_BLOCK - 1) / PL_KV_BLOCK;
   if (want > s->cap) {
     const int64_t cap = want > 2 * s->cap ? want : 2 * s->cap;
-    float **grown = pl_realloc(c, s->block, sizeof *grown * (size_t)cap);
+    char **grown = pl_realloc(c, s->block, sizeof *grown * (size_t)cap);
     if (grown == NULL) {
       return PL_ENOMEM;
     }
@@ -83,12 +93,12 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
     s->cap = cap;
   }
   while (s->n_blocks < want) {
-    float *b = NULL;
+    char *b = NULL;
     if (p->n_free > 0) {
       b = p->free_blocks[--p->n_free];
     } else {
-      const int64_t floats = f->n_layers * pl_kv_layer_floats(f->kv_heads, f->head_dim);
-      b = pl_alloc_zero(c, sizeof *b * (size_t)floats);
+      const int64_t each = pl_kv_layer_bytes(f->kv_heads, f->head_dim, p->half);
+      b = pl_alloc_zero(c, (size_t)(f->n_layers * each));
     }
     if (b == NULL) {
       return PL_ENOMEM;
@@ -124,60 +134,16 @@ static pl_status rope_table(pl_ctx *c, pl_pass *p, int64_t n) {
   return PL_OK;
 }
 
-/* Work on rows lo..lo+n-1 in one of two ways. Few rows, or one long prompt: all
- * threads share each product, and meet after it. Many rows: they are cut into
- * groups, and a thread takes a group through all layers alone, so that threads
- * meet once a pass. A row's result is the same either way. */
-enum { ROWS_A_TASK = 4, GROUP_MIN = 12, GROUP_MAX = 48 };
-
-typedef struct layer_arg {
-  pl_pass *p;
-  int64_t lo, n, layer;
-} layer_arg;
-
-static int64_t offset_of(const pl_lm_config *f, int64_t layer) {
-  return layer * pl_kv_layer_floats(f->kv_heads, f->head_dim);
-}
-
-static void write_block(void *arg, int64_t block) {
-  const layer_arg *a = arg;
-  pl_pass *p = a->p;
-  const pl_lm_config *f = &p->d->cfg;
-  const int64_t D = f->head_dim;
-  const int64_t first = a->lo + block * ROWS_A_TASK;
-  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
-    const pl_pass_row *r = &p->row[i];
-    const float *cs = p->rope + r->pos * D;
-    float *k = p->k + i * f->kv_heads * D;
-    pl_row_rope(f->heads, D, p->q + i * f->heads * D, cs);
-    pl_row_rope(f->kv_heads, D, k, cs);
-    const int64_t at = r->pos - r->n_prefix;
-    pl_kv_write(f->kv_heads, D, k, p->v + i * f->kv_heads * D, at % PL_KV_BLOCK,
-                r->own->block[at / PL_KV_BLOCK] + offset_of(f, a->layer));
-  }
-}
-
-static void attend_block(void *arg, int64_t block) {
-  const layer_arg *a = arg;
-  pl_pass *p = a->p;
-  const pl_lm_config *f = &p->d->cfg;
-  const int64_t Q = f->heads * f->head_dim;
-  const int64_t first = a->lo + block * ROWS_A_TASK;
-  float *scratch = pl_pass_room(p);
-  for (int64_t i = first; i < a->lo + a->n && i < first + ROWS_A_TASK; i++) {
-    const pl_pass_row *r = &p->row[i];
-    pl_row_attention(f->heads, f->kv_heads, f->head_dim, p->q + i * Q,
-                     r->n_prefix > 0 ? r->prefix->block : NULL, r->n_prefix, r->own->block,
-                     r->pos - r->n_prefix + 1, offset_of(f, a->layer), scratch, p->att + i * Q);
-  }
-}
-
-/* A room for each thread: attention scores, or what the caller asked for. */
+/* A room for each thread: attention scores, a row of the feed-forward part, or what the
+ * caller asked for. */
 static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
+  const pl_lm_config *f = &p->d->cfg;
   const int threads = pl_threads();
-  const int64_t scores = (positions + 2 * PL_KV_BLOCK) * (int64_t)sizeof(float);
-  const int64_t least = p->scratch_least;
-  const int64_t each = ((scores > least ? scores : least) + 63) / 64 * 64;
+  const int64_t attend =
+      PL_ATTEND_TOGETHER * (pl_attend_floats(positions) + pl_kv_width(f->head_dim));
+  const int64_t row = p->w->layers[0].gate_up.N > f->hidden ? p->w->layers[0].gate_up.N : f->hidden;
+  const int64_t floats = (attend > row ? attend : row) * (int64_t)sizeof(float);
+  const int64_t each = ((floats > p->scratch_least ? floats : p->scratch_least) + 63) / 64 * 64;
   if (each <= p->scratch_each && threads <= p->scratch_threads) {
     return PL_OK;
   }
@@ -186,49 +152,6 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   p->scratch_threads = threads;
   p->scratch = pl_alloc(c, (size_t)p->scratch_each * (size_t)threads);
   return p->scratch == NULL ? PL_ENOMEM : PL_OK;
-}
-
-static void layer_forward(pl_pass *p, int64_t lo, int64_t n, int64_t l) {
-  const pl_lm_config *f = &p->d->cfg;
-  const pl_layer *y = &p->d->layers[l];
-  const int64_t C = f->hidden;
-  const int64_t F = f->ffn;
-  const int64_t Q = f->heads * f->head_dim;
-  const int64_t K = f->kv_heads * f->head_dim;
-  float *x = p->x + lo * C;
-  float *norm = p->norm + lo * C;
-  float *gate = p->gate + lo * F;
-  float *up = p->up + lo * F;
-  layer_arg a = {.p = p, .lo = lo, .n = n, .layer = l};
-  const int64_t tasks = (n + ROWS_A_TASK - 1) / ROWS_A_TASK;
-
-  pl_row_norm(n, C, x, pl_f32(y->norm1), f->eps, norm);
-  const pl_row_job qkv[] = {{norm, pl_f32(y->q), p->q + lo * Q, Q, C, Q, false},
-                            {norm, pl_f32(y->k), p->k + lo * K, K, C, K, false},
-                            {norm, pl_f32(y->v), p->v + lo * K, K, C, K, false}};
-  pl_row_matmul(n, qkv, 3);
-  pl_parallel(tasks, write_block, &a); /* all keys are in place before anyone looks */
-  pl_parallel(tasks, attend_block, &a);
-  const pl_row_job out = {p->att + lo * Q, pl_f32(y->o), x, C, Q, C, true};
-  pl_row_matmul(n, &out, 1);
-
-  pl_row_norm(n, C, x, pl_f32(y->norm2), f->eps, norm);
-  const pl_row_job gate_up[] = {{norm, pl_f32(y->gate), gate, F, C, F, false},
-                                {norm, pl_f32(y->up), up, F, C, F, false}};
-  pl_row_matmul(n, gate_up, 2);
-  pl_row_silu_mul(n, F, gate, up);
-  const pl_row_job down = {gate, pl_f32(y->down), x, C, F, C, true};
-  pl_row_matmul(n, &down, 1);
-}
-
-void pl_pass_forward(pl_pass *p, int64_t lo, int64_t n) {
-  const int64_t C = p->d->cfg.hidden;
-  for (int64_t i = lo; i < lo + n; i++) {
-    memcpy(p->x + i * C, pl_f32(p->d->embed) + p->row[i].token * C, sizeof *p->x * (size_t)C);
-  }
-  for (int64_t l = 0; l < p->d->cfg.n_layers; l++) {
-    layer_forward(p, lo, n, l);
-  }
 }
 
 pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
@@ -240,21 +163,211 @@ pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
   return thread_rooms(c, p, longest);
 }
 
-bool pl_pass_groups(pl_pass *p, int64_t n, bool whole_texts) {
-  const int64_t threads = pl_threads();
-  int64_t size = (n + 2 * threads - 1) / (2 * threads);
-  size = size < GROUP_MIN ? GROUP_MIN : size > GROUP_MAX ? GROUP_MAX : size;
-  int64_t largest = 0;
-  int64_t lo = 0;
-  p->n_groups = 0;
-  p->group[0] = 0;
-  for (int64_t i = 1; i <= n; i++) {
-    const bool may_end = i == n || !whole_texts || p->row[i].own != p->row[i - 1].own;
-    if (i == n || (i - lo >= size && may_end)) {
-      largest = i - lo > largest ? i - lo : largest;
-      lo = i;
-      p->group[++p->n_groups] = i;
+/* The steps of a layer. Each is this member's share; between two of them all meet. */
+
+enum { FFN_ROWS = 64 }; /* rows whose gates and ups stay in the cache until they are used */
+
+static int64_t offset_of(const pl_pass *p, int64_t layer) {
+  return layer * pl_kv_layer_bytes(p->d->cfg.kv_heads, p->d->cfg.head_dim, p->half);
+}
+
+static void embed(pl_pass *p, const pl_member *me, int64_t n) {
+  const int64_t C = p->d->cfg.hidden;
+  int64_t first;
+  int64_t last;
+  pl_team_share(me, n, &first, &last);
+  for (int64_t i = first; i < last; i++) {
+    memcpy(p->x + i * C, pl_f32(p->d->embed) + p->row[i].token * C, sizeof *p->x * (size_t)C);
+  }
+}
+
+static void norm_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_tensor *weight) {
+  const int64_t C = p->d->cfg.hidden;
+  float *h = pl_pass_room(p);
+  int64_t first;
+  int64_t last;
+  pl_team_share(me, n, &first, &last);
+  for (int64_t i = first; i < last; i++) {
+    pl_row_norm(C, p->x + i * C, pl_f32(weight), p->d->cfg.eps, h);
+    pl_operand_put(p->w->kind, h, 0, C, p->in_norm + i * p->ld_hidden);
+  }
+}
+
+static void product(const pl_member *me, int64_t n, const pl_packed *w, const char *in, int64_t ld,
+                    bool add, float *y, int64_t ldy) {
+  int64_t first;
+  int64_t last;
+  pl_team_share(me, pl_packed_panels(w), &first, &last);
+  pl_packed_product(w, n, in, ld, add, y, ldy, first, last);
+}
+
+static void write_keys(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
+  const pl_lm_config *f = &p->d->cfg;
+  const int64_t D = f->head_dim;
+  int64_t first;
+  int64_t last;
+  pl_team_share(me, n, &first, &last);
+  for (int64_t i = first; i < last; i++) {
+    const pl_pass_row *r = &p->row[i];
+    const float *cs = p->rope + r->pos * D;
+    float *q = p->qkv + i * (f->heads + 2 * f->kv_heads) * D;
+    pl_row_rope(f->heads + f->kv_heads, D, q, cs); /* the keys follow the queries */
+    const float *k = q + f->heads * D;
+    const int64_t at = r->pos - r->n_prefix;
+    pl_kv_write(f->kv_heads, D, p->half, k, k + f->kv_heads * D, at % PL_KV_BLOCK,
+                r->own->block[at / PL_KV_BLOCK] + offset_of(p, layer));
+  }
+}
+
+/* Do rows i and j read keys together: of one prefix, or of one text without a prefix? */
+static bool together(const pl_pass_row *i, const pl_pass_row *j) {
+  return i->n_prefix == j->n_prefix && i->prefix == j->prefix &&
+         (i->own == j->own || i->n_prefix > 0);
+}
+
+static pl_attend attend_of(const pl_pass *p, const pl_pass_row *r, int64_t layer, int64_t head) {
+  return (pl_attend){.K = p->d->cfg.kv_heads,
+                     .D = p->d->cfg.head_dim,
+                     .head = head,
+                     .half = p->half,
+                     .layer = offset_of(p, layer),
+                     .prefix = r->n_prefix > 0 ? r->prefix->block : NULL,
+                     .n0 = r->n_prefix};
+}
+
+/* Query head h of a row. */
+static pl_query query_of(const pl_pass *p, int64_t row, int64_t h, float *y) {
+  const pl_lm_config *f = &p->d->cfg;
+  const pl_pass_row *r = &p->row[row];
+  return (pl_query){p->qkv + (row * (f->heads + 2 * f->kv_heads) + h) * f->head_dim, y,
+                    r->own->block, r->pos - r->n_prefix + 1};
+}
+
+/* All heads of rows i..i+k-1 that read key-value head `head`. */
+static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t head) {
+  const int64_t D = p->d->cfg.head_dim;
+  const int64_t group = p->d->cfg.heads / p->d->cfg.kv_heads;
+  const int64_t width = pl_kv_width(D);
+  const pl_attend a = attend_of(p, &p->row[i], layer, head);
+  float *y = pl_pass_room(p);
+  float *scratch = y + PL_ATTEND_TOGETHER * width;
+  for (int64_t t = 0; t < k * group; t += PL_ATTEND_TOGETHER) {
+    pl_query query[PL_ATTEND_TOGETHER];
+    const int n = k * group - t < PL_ATTEND_TOGETHER ? (int)(k * group - t) : PL_ATTEND_TOGETHER;
+    for (int j = 0; j < n; j++) {
+      query[j] = query_of(p, i + (t + j) / group, head * group + (t + j) % group, y + j * width);
+    }
+    pl_row_attention(&a, query, n, scratch);
+    for (int j = 0; j < n; j++) {
+      const int64_t h = head * group + (t + j) % group;
+      pl_operand_put(p->w->kind, query[j].y, h * D, D, p->in_att + (i + (t + j) / group) * p->ld_att);
     }
   }
-  return p->n_groups >= threads && largest <= 2 * size;
+}
+
+/* The keys of the next head, or of the first head of the rows that follow, are on their way
+ * while these rows work. */
+static void ask_ahead(const pl_pass *p, int64_t i, int64_t k, int64_t n, int64_t layer,
+                      int64_t head) {
+  const bool same = head + 1 < p->d->cfg.kv_heads;
+  const int64_t first = same ? i : i + k;
+  for (int64_t j = first; j < (same ? i + k : first + 1) && j < n; j++) {
+    const pl_attend a = attend_of(p, &p->row[j], layer, same ? head + 1 : 0);
+    const pl_query q = query_of(p, j, 0, NULL);
+    pl_kv_ask(&a, &q);
+    if (p->row[j].own == p->row[i].own) {
+      break; /* prompts: rows of one text, whose keys are near already */
+    }
+  }
+}
+
+/* How many rows from i on read keys together. */
+static int64_t together_from(const pl_pass *p, int64_t i, int64_t n) {
+  int64_t k = 1;
+  while (k < PL_ATTEND_TOGETHER && i + k < n && together(&p->row[i], &p->row[i + k])) {
+    k++;
+  }
+  return k;
+}
+
+/* The members take tiles of rows in turn, for later ones may see more; where there are few,
+ * heads. */
+static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
+  const int64_t heads = p->d->cfg.kv_heads;
+  const bool by_rows = n >= 2 * PL_ATTEND_TOGETHER * me->size;
+  int64_t tile = 0;
+  for (int64_t i = 0; i < n; tile++) {
+    const int64_t k = together_from(p, i, n);
+    for (int64_t head = 0; head < heads; head++) {
+      if ((by_rows ? tile : tile * heads + head) % me->size == me->rank) {
+        ask_ahead(p, i, k, n, layer, head);
+        attend_rows(p, i, k, layer, head);
+      }
+    }
+    i += k;
+  }
+}
+
+/* silu(gate) * up of this member's columns. */
+static void gate_up(pl_pass *p, const pl_member *me, int64_t n, const pl_packed *w) {
+  const int64_t F = p->d->cfg.ffn;
+  const int64_t pairs = pl_packed_panels(w) / 2;
+  float *h = pl_pass_room(p);
+  int64_t first;
+  int64_t last;
+  pl_team_share(me, pairs, &first, &last);
+  const int64_t k0 = first * PL_PACKED_COLS;
+  const int64_t k1 = last * PL_PACKED_COLS < F ? last * PL_PACKED_COLS : F;
+  for (int64_t i = 0; i < n; i += FFN_ROWS) {
+    const int64_t m = n - i < FFN_ROWS ? n - i : FFN_ROWS;
+    pl_packed_product(w, m, p->in_norm + i * p->ld_hidden, p->ld_hidden, false, p->gu + i * w->N,
+                      w->N, 2 * first, 2 * last);
+    for (int64_t j = i; j < i + m; j++) {
+      pl_row_silu_mul(last - first, p->gu + j * w->N + 2 * k0, h);
+      pl_operand_put(p->w->kind, h, k0, k1 - k0, p->in_ffn + j * p->ld_ffn);
+    }
+  }
+}
+
+static void layer_forward(pl_pass *p, const pl_member *me, int64_t n, int64_t l) {
+  const pl_lm_config *f = &p->d->cfg;
+  const pl_layer *y = &p->d->layers[l];
+  const pl_pack_layer *w = &p->w->layers[l];
+  norm_rows(p, me, n, y->norm1);
+  pl_team_meet(me);
+  product(me, n, &w->qkv, p->in_norm, p->ld_hidden, false, p->qkv, w->qkv.N);
+  pl_team_meet(me);
+  write_keys(p, me, n, l);
+  pl_team_meet(me); /* all keys are in place before anyone looks */
+  attend(p, me, n, l);
+  pl_team_meet(me);
+  product(me, n, &w->o, p->in_att, p->ld_att, true, p->x, f->hidden);
+  pl_team_meet(me);
+  norm_rows(p, me, n, y->norm2);
+  pl_team_meet(me);
+  gate_up(p, me, n, &w->gate_up);
+  pl_team_meet(me);
+  product(me, n, &w->down, p->in_ffn, p->ld_ffn, true, p->x, f->hidden);
+  pl_team_meet(me);
+}
+
+void pl_pass_forward(pl_pass *p, const pl_member *me, int64_t n) {
+  embed(p, me, n);
+  for (int64_t l = 0; l < p->d->cfg.n_layers; l++) {
+    layer_forward(p, me, n, l);
+  }
+}
+
+void pl_pass_last_norm(const pl_pass *p, const float *x, float *h) {
+  pl_row_norm(p->d->cfg.hidden, x, pl_f32(p->d->norm), p->d->cfg.eps, h);
+}
+
+void pl_pass_head_in(pl_pass *p, int64_t i, const float *h) {
+  pl_operand_put(p->w->kind, h, 0, p->d->cfg.hidden, p->in_head + i * p->ld_hidden);
+}
+
+void pl_pass_head(pl_pass *p, const pl_member *me, int64_t n) {
+  pl_team_meet(me);
+  product(me, n, &p->w->head, p->in_head, p->ld_hidden, false, p->logits, p->d->cfg.vocab);
+  pl_team_meet(me);
 }

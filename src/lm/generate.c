@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/par.h"
 #include "base/rng.h"
 #include "lm/forward.h"
 #include "lm/rowmath.h"
@@ -37,6 +36,7 @@ typedef struct sample {
 
 struct pl_generator {
   const pl_decoder *d;
+  pl_pack *pack; /* a reference */
   int64_t rows; /* running at most */
   int32_t *stop;
   int64_t n_stop;
@@ -48,7 +48,6 @@ struct pl_generator {
   pl_pass pass;
   request **owner; /* [pass.max_rows], while prompts are read */
   int64_t n_old;
-  float *heads_in, *logits; /* [rows,C], [rows,V] */
   int32_t *drawn;           /* [rows] */
   float *drawn_logprob;
   pl_candidate *drawn_top; /* [rows,PL_GEN_TOP_MAX], the logit a log-probability */
@@ -93,8 +92,8 @@ void pl_generator_free(pl_ctx *c, pl_generator *g) {
     g->first = next;
   }
   pl_pass_close(c, &g->pass);
-  void *parts[] = {g->stop,  g->run,           g->owner,    g->heads_in,
-                   g->logits, g->drawn, g->drawn_logprob, g->drawn_top};
+  pl_pack_drop(c, g->pack);
+  void *parts[] = {g->stop, g->run, g->owner, g->drawn, g->drawn_logprob, g->drawn_top};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     pl_free(c, parts[i]);
   }
@@ -104,7 +103,8 @@ void pl_generator_free(pl_ctx *c, pl_generator *g) {
 static pl_status make_room(pl_ctx *c, pl_generator *g) {
   const pl_lm_config *f = &g->d->cfg;
   const int64_t max_rows = g->rows > PREFILL_ROWS ? g->rows : PREFILL_ROWS;
-  PL_TRY(pl_pass_open(c, g->d, max_rows, 4 * g->rows, pl_sample_scratch(f->vocab), &g->pass));
+  PL_TRY(pl_pass_open(c, g->d, g->pack, max_rows, 4 * g->rows, pl_sample_scratch(f->vocab),
+                      &g->pass));
   g->run = pl_alloc_zero(c, sizeof(sample *) * (size_t)g->rows);
   g->drawn = pl_alloc(c, sizeof *g->drawn * (size_t)g->rows);
   g->drawn_top = pl_alloc(c, sizeof *g->drawn_top * (size_t)g->rows * PL_GEN_TOP_MAX);
@@ -112,16 +112,20 @@ static pl_status make_room(pl_ctx *c, pl_generator *g) {
   if (g->run == NULL || g->owner == NULL || g->drawn == NULL || g->drawn_top == NULL) {
     return PL_ENOMEM;
   }
-  PL_TRY(pl_floats(c, g->rows, 1, &g->drawn_logprob));
-  PL_TRY(pl_floats(c, g->rows, f->hidden, &g->heads_in));
-  return pl_floats(c, g->rows, f->vocab, &g->logits);
+  return pl_floats(c, g->rows, 1, &g->drawn_logprob);
 }
 
-pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const int32_t *stop_ids,
-                           int64_t n_stop, pl_generator **out) {
+pl_status pl_generator_new(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t rows,
+                           const int32_t *stop_ids, int64_t n_stop, pl_generator **out) {
   if (d->embed->dtype != PL_F32) {
     return pl_fail(c, PL_EINVAL, "generate: the weights are %s; wanted f32",
                    pl_dtypes[d->embed->dtype].name);
+  }
+  const pl_lm_config *f = &d->cfg;
+  if (f->norm != PL_NORM_RMS || f->act != PL_ACT_SILU_GATE || f->learned_pos || f->attention_bias ||
+      f->mlp_bias || f->window > 0) {
+    return pl_fail(c, PL_EINVAL, "generate: only the Llama architecture generates here; this model "
+                   "can be scored and trained");
   }
   if (rows < 1 || rows > 4096) {
     return pl_fail(c, PL_EINVAL, "generate: batch_size is %lld; wanted 1 to 4096", (long long)rows);
@@ -132,11 +136,17 @@ pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const i
   }
   g->d = d;
   g->rows = rows;
-  pl_status st = make_room(c, g);
-  g->stop = st == PL_OK ? pl_alloc(c, sizeof *stop_ids * (size_t)(n_stop + 1)) : NULL;
-  if (g->stop == NULL) {
+  pl_status st = pl_pack_of(c, d, kind, &g->pack);
+  if (st == PL_OK) {
+    st = make_room(c, g);
+  }
+  if (st == PL_OK) {
+    g->stop = pl_alloc(c, sizeof *stop_ids * (size_t)(n_stop + 1));
+    st = g->stop == NULL ? PL_ENOMEM : PL_OK;
+  }
+  if (st != PL_OK) {
     pl_generator_free(c, g);
-    return PL_ENOMEM;
+    return st;
   }
   if (n_stop > 0) {
     memcpy(g->stop, stop_ids, sizeof *stop_ids * (size_t)n_stop);
@@ -260,21 +270,21 @@ static void finish(pl_ctx *c, pl_generator *g, int64_t i, pl_finish why) {
 
 /* ---- reading prompts ---- */
 
-/* Rows lo..lo+n-1: the layers, and the hidden state of each prompt that ends here. */
-static void prefill_rows(pl_generator *g, int64_t lo, int64_t n) {
-  const int64_t C = g->d->cfg.hidden;
-  pl_pass_forward(&g->pass, lo, n);
-  for (int64_t i = lo; i < lo + n; i++) {
+typedef struct pass_arg {
+  pl_generator *g;
+  int64_t n;
+} pass_arg;
+
+/* The layers, and the hidden state of each prompt that ends in this pass. */
+static void prefill_rows(void *arg, const pl_member *me) {
+  const pass_arg *a = arg;
+  pl_generator *g = a->g;
+  pl_pass_forward(&g->pass, me, a->n);
+  for (int64_t i = me->rank; i < a->n; i += me->size) {
     if (g->owner[i] != NULL) {
-      pl_row_norm(1, C, g->pass.x + i * C, pl_f32(g->d->norm), g->d->cfg.eps, g->owner[i]->hidden);
+      pl_pass_last_norm(&g->pass, g->pass.x + i * g->d->cfg.hidden, g->owner[i]->hidden);
     }
   }
-}
-
-static void prefill_group(void *arg, int64_t k) {
-  pl_generator *g = arg;
-  const int64_t *at = &g->pass.group[k];
-  prefill_rows(g, at[0], at[1] - at[0]);
 }
 
 /* Runs the n rows gathered; owner[i] is the request whose last token row i is, or NULL. */
@@ -286,11 +296,8 @@ static pl_status prefill_pass(pl_ctx *c, pl_generator *g, int64_t n) {
       PL_TRY(pl_floats(c, g->d->cfg.hidden, 1, &g->owner[i]->hidden));
     }
   }
-  if (pl_pass_groups(&g->pass, n, true)) {
-    pl_parallel(g->pass.n_groups, prefill_group, g);
-  } else {
-    prefill_rows(g, 0, n);
-  }
+  pass_arg a = {g, n};
+  pl_team_run(prefill_rows, &a);
   return PL_OK;
 }
 
@@ -357,7 +364,7 @@ static pl_status admit(pl_ctx *c, pl_generator *g) {
 /* ---- drawing ---- */
 
 /* The id and its log-probability of running row i, from its logits. */
-static void draw(pl_generator *g, int64_t i) {
+static void draw(pl_generator *g, int64_t i, const float *logits) {
   const int64_t V = g->d->cfg.vocab;
   const sample *s = g->run[i];
   const pl_gen_request *r = &s->req->r;
@@ -365,7 +372,6 @@ static void draw(pl_generator *g, int64_t i) {
   const uint64_t stream = STREAM_TAG | (uint64_t)key << 20 | (uint64_t)s->number;
   const double u = pl_uniform(r->seed, stream, (uint64_t)s->n);
   double logprob = 0;
-  const float *logits = g->logits + i * V;
   const int32_t id = pl_sample_token(V, logits, &r->sampling, u, pl_pass_room(&g->pass), &logprob);
   g->drawn[i] = id;
   g->drawn_logprob[i] = (float)logprob;
@@ -374,41 +380,32 @@ static void draw(pl_generator *g, int64_t i) {
   }
 }
 
-typedef struct draw_arg {
-  pl_generator *g;
-  int64_t lo;
-} draw_arg;
-
-static void draw_block(void *arg, int64_t i) {
-  const draw_arg *a = arg;
-  draw(a->g, a->lo + i);
-}
-
-/* One token for running rows lo..lo+n-1. The first g->n_old rows have drawn
- * before and read their last token now; the others begin at their prompt's end. */
-static void draw_rows(pl_generator *g, int64_t lo, int64_t n) {
-  const pl_lm_config *f = &g->d->cfg;
-  const int64_t C = f->hidden;
-  const int64_t old = g->n_old < lo ? 0 : g->n_old - lo < n ? g->n_old - lo : n;
-  float *in = g->heads_in + lo * C;
-  if (old > 0) {
-    pl_pass_forward(&g->pass, lo, old);
-    pl_row_norm(old, C, g->pass.x + lo * C, pl_f32(g->d->norm), f->eps, in);
-  }
-  for (int64_t i = old; i < n; i++) {
-    memcpy(in + i * C, g->run[lo + i]->req->hidden, sizeof *in * (size_t)C);
-  }
-  const pl_row_job head = {in, pl_f32(g->d->head), g->logits + lo * f->vocab, f->vocab, C,
-                           f->vocab, false};
-  pl_row_matmul(n, &head, 1);
-  draw_arg a = {g, lo};
-  pl_parallel(n, draw_block, &a);
-}
-
-static void draw_group(void *arg, int64_t k) {
+/* One token for every running row. The first g->n_old rows have drawn before and
+ * read their last token now; the others begin at their prompt's end. */
+static void draw_rows(void *arg, const pl_member *me) {
   pl_generator *g = arg;
-  const int64_t *at = &g->pass.group[k];
-  draw_rows(g, at[0], at[1] - at[0]);
+  pl_pass *p = &g->pass;
+  const int64_t C = g->d->cfg.hidden;
+  if (g->n_old > 0) {
+    pl_pass_forward(p, me, g->n_old);
+  }
+  for (int64_t lo = 0; lo < g->n_run; lo += PL_HEAD_ROWS) {
+    const int64_t n = g->n_run - lo < PL_HEAD_ROWS ? g->n_run - lo : PL_HEAD_ROWS;
+    for (int64_t i = me->rank; i < n; i += me->size) {
+      if (lo + i < g->n_old) {
+        float *h = pl_pass_room(p);
+        pl_pass_last_norm(p, p->x + (lo + i) * C, h);
+        pl_pass_head_in(p, i, h);
+      } else {
+        pl_pass_head_in(p, i, g->run[lo + i]->req->hidden);
+      }
+    }
+    pl_pass_head(p, me, n);
+    for (int64_t i = me->rank; i < n; i += me->size) {
+      draw(g, lo + i, p->logits + i * g->d->cfg.vocab);
+    }
+    pl_team_meet(me); /* the logits are free again */
+  }
 }
 
 /* Draws a token for every running row into g->drawn. */
@@ -424,11 +421,7 @@ static pl_status draw_all(pl_ctx *c, pl_generator *g) {
                                             .own = &s->kv};
   }
   PL_TRY(pl_pass_prepare(c, &g->pass, g->n_old));
-  if (pl_pass_groups(&g->pass, g->n_run, false)) {
-    pl_parallel(g->pass.n_groups, draw_group, g);
-  } else {
-    draw_rows(g, 0, g->n_run);
-  }
+  pl_team_run(draw_rows, g);
   return PL_OK;
 }
 
@@ -575,35 +568,36 @@ int64_t pl_generator_cancel(pl_ctx *c, pl_generator *g, int64_t index) {
 
 typedef struct score_arg {
   pl_generator *g;
-  int64_t lo, top; /* rows lo.. of the pass are in heads_in */
+  int64_t n, top;      /* rows of the pass */
   const int32_t *next; /* [n] the token that follows each row */
   float *logprobs;
   pl_candidate *tops;
 } score_arg;
 
-static void score_block(void *arg, int64_t i) {
+/* Rows 0..n-1 through the layers, and what they say about the tokens after them. */
+static void score_rows(void *arg, const pl_member *me) {
   const score_arg *a = arg;
-  const int64_t V = a->g->d->cfg.vocab;
-  const float *logits = a->g->logits + i * V;
-  const double z = pl_sample_logsumexp(V, logits);
-  a->logprobs[i] = (float)(logits[a->next[i]] - z);
-  if (a->top > 0) {
-    pl_sample_top(V, logits, z, a->top, a->tops + i * a->top);
-  }
-}
-
-/* Rows 0..n-1 of a pass that has run: what they say about the tokens after them. */
-static void score_rows(pl_generator *g, int64_t n, int64_t top, const int32_t *next,
-                       float *logprobs, pl_candidate *tops) {
-  const pl_lm_config *f = &g->d->cfg;
-  for (int64_t lo = 0; lo < n; lo += g->rows) {
-    const int64_t m = n - lo < g->rows ? n - lo : g->rows;
-    pl_row_norm(m, f->hidden, g->pass.x + lo * f->hidden, pl_f32(g->d->norm), f->eps, g->heads_in);
-    const pl_row_job head = {g->heads_in, pl_f32(g->d->head), g->logits, f->vocab, f->hidden,
-                             f->vocab, false};
-    pl_row_matmul(m, &head, 1);
-    score_arg a = {g, lo, top, next + lo, logprobs + lo, tops + lo * top};
-    pl_parallel(m, score_block, &a);
+  pl_generator *g = a->g;
+  pl_pass *p = &g->pass;
+  const int64_t V = g->d->cfg.vocab;
+  pl_pass_forward(p, me, a->n);
+  for (int64_t lo = 0; lo < a->n; lo += PL_HEAD_ROWS) {
+    const int64_t m = a->n - lo < PL_HEAD_ROWS ? a->n - lo : PL_HEAD_ROWS;
+    for (int64_t i = me->rank; i < m; i += me->size) {
+      float *h = pl_pass_room(p);
+      pl_pass_last_norm(p, p->x + (lo + i) * g->d->cfg.hidden, h);
+      pl_pass_head_in(p, i, h);
+    }
+    pl_pass_head(p, me, m);
+    for (int64_t i = me->rank; i < m; i += me->size) {
+      const float *logits = p->logits + i * V;
+      const double z = pl_sample_logsumexp(V, logits);
+      a->logprobs[lo + i] = (float)(logits[a->next[lo + i]] - z);
+      if (a->top > 0) {
+        pl_sample_top(V, logits, z, a->top, a->tops + (lo + i) * a->top);
+      }
+    }
+    pl_team_meet(me);
   }
 }
 
@@ -628,8 +622,8 @@ pl_status pl_generator_score(pl_ctx *c, pl_generator *g, const int32_t *ids, int
       st = pl_pass_prepare(c, &g->pass, m);
     }
     if (st == PL_OK) {
-      pl_pass_forward(&g->pass, 0, m);
-      score_rows(g, m, top, ids + lo + 1, logprobs + lo, tops + lo * top);
+      score_arg a = {g, m, top, ids + lo + 1, logprobs + lo, tops + lo * top};
+      pl_team_run(score_rows, &a);
     }
   }
   pl_kv_release(c, &g->pass, &kv);

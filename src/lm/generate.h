@@ -17,7 +17,7 @@
  */
 #ifndef PL_LM_GENERATE_H
 #define PL_LM_GENERATE_H
-#include "lm/decoder.h"
+#include "lm/pack.h"
 #include "lm/sample.h"
 
 #define PL_GEN_TOP_MAX 20
@@ -49,9 +49,10 @@ typedef struct pl_gen_sample {
   pl_finish finish;       /* LENGTH: max_tokens or the context was reached */
 } pl_gen_sample;
 
-/* Borrows d, which must outlive it unchanged; f32 weights. rows: 1..4096 run at a time. */
-pl_status pl_generator_new(pl_ctx *c, const pl_decoder *d, int64_t rows, const int32_t *stop_ids,
-                           int64_t n_stop, pl_generator **out);
+/* Borrows d, which must outlive it unchanged; f32 weights, which are packed in the format asked
+ * for (pack.h). rows: 1..4096 run at a time. */
+pl_status pl_generator_new(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t rows,
+                           const int32_t *stop_ids, int64_t n_stop, pl_generator **out);
 void pl_generator_free(pl_ctx *c, pl_generator *g); /* NULL is fine */
 pl_status pl_generator_add(pl_ctx *c, pl_generator *g, const pl_gen_request *r);
 /* One token for every running row, filling free places first. *active: samples

@@ -1,214 +1,46 @@
 /* Row kernels: see rowmath.h. */
+#define PL_REAL float
+#define PL_SUFFIX f32
 #include "lm/rowmath.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "base/par.h"
+#include "kernels/half.h"
 #include "kernels/isa.h"
-#include "kernels/kernels.h"
+#include "kernels/vmath.h"
 
-#if defined(__x86_64__) && !defined(PL_SANITIZE)
-#include <immintrin.h>
-#define HAVE_X86 1
-#endif
+enum { LANES_16 = 16 };
 
-/* ---- dot products in tiles of R rows by 4 columns ----
- * Every (row, column) sums its K products in 8 lanes, then the lanes in one
- * fixed tree, whatever the tile: that is what makes rows independent. */
+typedef float v16 __attribute__((vector_size(64)));
+typedef uint32_t u16v __attribute__((vector_size(64)));
 
-enum { LANES = 8, TILE_N = 4, ROWS_BLOCK = 24, COLS_BLOCK = 64 };
-
-typedef struct tile {
-  const float *x; /* first row */
-  const float *w; /* first column's weights */
-  float *y;
-  int64_t K, ldy;
-  int cols; /* 1..4 valid columns */
-  bool add;
-} tile;
-
-static void tile_store(const tile *t, int row, const float s[TILE_N]) {
-  float *y = t->y + row * t->ldy;
-  for (int j = 0; j < t->cols; j++) {
-    y[j] = t->add ? y[j] + s[j] : s[j];
-  }
+PL_INLINE v16 load16(const float *p) {
+  v16 v;
+  memcpy(&v, p, sizeof v);
+  return v;
 }
 
-static void tile_plain(const tile *t, int rows) {
-  for (int i = 0; i < rows; i++) {
-    float s[TILE_N] = {0};
-    for (int j = 0; j < t->cols; j++) {
-      const float *x = t->x + i * t->K;
-      const float *w = t->w + j * t->K;
-      float a[LANES] = {0};
-      int64_t k = 0;
-      for (; k + LANES <= t->K; k += LANES) {
-        for (int l = 0; l < LANES; l++) {
-          a[l] += x[k + l] * w[k + l];
-        }
-      }
-      for (int l = 0; k + l < t->K; l++) {
-        a[l] += x[k + l] * w[k + l];
-      }
-      s[j] = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
-    }
-    tile_store(t, i, s);
-  }
+PL_INLINE void store16(float *p, v16 v) {
+  memcpy(p, &v, sizeof v);
 }
 
-#ifdef HAVE_X86
-#define FMA_FN static inline __attribute__((always_inline, target("avx2,fma")))
-
-/* four accumulators to their four sums */
-FMA_FN __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d) {
-  const __m128 a4 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  const __m128 b4 = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-  const __m128 c4 = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
-  const __m128 d4 = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
-  const __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a4, b4), _mm_unpackhi_ps(a4, b4));
-  const __m128 cd = _mm_add_ps(_mm_unpacklo_ps(c4, d4), _mm_unpackhi_ps(c4, d4));
-  return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
-}
-
-FMA_FN void tile_fma_n(const tile *t, const int rows) {
-  __m256 acc[3][TILE_N];
-  const float *w[TILE_N];
-  const float *x[3];
-  for (int j = 0; j < TILE_N; j++) {
-    w[j] = t->w + (j < t->cols ? j : 0) * t->K; /* absent columns repeat the first */
-  }
-  for (int i = 0; i < rows; i++) {
-    x[i] = t->x + i * t->K;
-    for (int j = 0; j < TILE_N; j++) {
-      acc[i][j] = _mm256_setzero_ps();
-    }
-  }
-  int64_t k = 0;
-  for (; k + LANES <= t->K; k += LANES) {
-    __m256 xv[3]; /* 12 sums, 3 rows, 1 weight: the 16 registers there are */
-    for (int i = 0; i < rows; i++) {
-      xv[i] = _mm256_loadu_ps(x[i] + k);
-    }
-    for (int j = 0; j < TILE_N; j++) {
-      const __m256 wv = _mm256_loadu_ps(w[j] + k);
-      for (int i = 0; i < rows; i++) {
-        acc[i][j] = _mm256_fmadd_ps(xv[i], wv, acc[i][j]);
-      }
-    }
-  }
-  if (k < t->K) {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(t->K - k)), lane);
-    for (int i = 0; i < rows; i++) {
-      const __m256 xv = _mm256_maskload_ps(x[i] + k, mask);
-      for (int j = 0; j < TILE_N; j++) {
-        acc[i][j] = _mm256_fmadd_ps(xv, _mm256_maskload_ps(w[j] + k, mask), acc[i][j]);
-      }
-    }
-  }
-  for (int i = 0; i < rows; i++) {
-    __m128 s = sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-    if (t->cols == TILE_N) {
-      float *y = t->y + i * t->ldy;
-      if (t->add) {
-        s = _mm_add_ps(_mm_loadu_ps(y), s);
-      }
-      _mm_storeu_ps(y, s);
-    } else {
-      float part[TILE_N];
-      _mm_storeu_ps(part, s);
-      tile_store(t, i, part);
-    }
-  }
-}
-
-static __attribute__((target("avx2,fma"))) void tile_fma(const tile *t, int rows) {
-  switch (rows) {
-    case 3: tile_fma_n(t, 3); break;
-    case 2: tile_fma_n(t, 2); break;
-    default: tile_fma_n(t, 1); break;
-  }
-}
-#endif
-
-static void (*pick_tile(void))(const tile *, int) {
-#ifdef HAVE_X86
-  if (pl_isa_used() != PL_ISA_BASELINE) {
-    return tile_fma;
-  }
-#endif
-  return tile_plain;
-}
-
-typedef struct matmul_arg {
-  const pl_row_job *job;
-  int n_jobs;
-  int64_t M;
-  int64_t row_blocks;
-  int64_t first_block[4]; /* of each job */
-  void (*tile)(const tile *, int);
-} matmul_arg;
-
-static void matmul_block(void *arg, int64_t block) {
-  const matmul_arg *a = arg;
-  int which = a->n_jobs - 1;
-  while (block < a->first_block[which]) {
-    which--;
-  }
-  const pl_row_job *j = &a->job[which];
-  block -= a->first_block[which];
-  const int64_t m0 = block % a->row_blocks * ROWS_BLOCK;
-  const int64_t n0 = block / a->row_blocks * COLS_BLOCK;
-  const int64_t m1 = m0 + ROWS_BLOCK < a->M ? m0 + ROWS_BLOCK : a->M;
-  const int64_t n1 = n0 + COLS_BLOCK < j->N ? n0 + COLS_BLOCK : j->N;
-  for (int64_t n = n0; n < n1; n += TILE_N) {
-    for (int64_t m = m0; m < m1; m += 3) {
-      const tile t = {j->x + m * j->K, j->w + n * j->K, j->y + m * j->ldy + n,
-                      j->K,            j->ldy,          n1 - n < TILE_N ? (int)(n1 - n) : TILE_N,
-                      j->add};
-      a->tile(&t, m1 - m < 3 ? (int)(m1 - m) : 3);
-    }
-  }
-}
-
-void pl_row_matmul(int64_t M, const pl_row_job *job, int n_jobs) {
-  matmul_arg a = {.job = job, .n_jobs = n_jobs, .M = M, .tile = pick_tile()};
-  a.row_blocks = (M + ROWS_BLOCK - 1) / ROWS_BLOCK;
-  int64_t n = 0;
-  for (int i = 0; i < n_jobs; i++) {
-    a.first_block[i] = n;
-    n += a.row_blocks * ((job[i].N + COLS_BLOCK - 1) / COLS_BLOCK);
-  }
-  pl_parallel(n, matmul_block, &a);
-}
-
-/* ---- element-wise, row by row ---- */
-
-typedef struct rows_arg {
-  int64_t M, C;
-  const float *x, *w;
-  double eps;
-  float *y;
-} rows_arg;
-
-enum { ROWS_A_TASK = 8 };
+/* ---- element-wise ---- */
 
 PL_VARIANTS(void, norm_one, (int64_t C, const float *x, const float *w, double eps, float *y),
             (C, x, w, eps, y)) {
-  float lane[16] = {0};
+  v16 s = {0};
   int64_t i = 0;
-  for (; i + 16 <= C; i += 16) {
-    for (int l = 0; l < 16; l++) {
-      lane[l] += x[i + l] * x[i + l];
-    }
+  for (; i + LANES_16 <= C; i += LANES_16) {
+    const v16 v = load16(x + i);
+    s += v * v;
   }
   double sum = 0;
   for (; i < C; i++) {
     sum += (double)x[i] * x[i];
   }
-  for (int l = 0; l < 16; l++) {
-    sum += lane[l];
+  for (int l = 0; l < LANES_16; l++) {
+    sum += s[l];
   }
   const float r = (float)(1 / sqrt(sum / (double)C + eps));
   for (i = 0; i < C; i++) {
@@ -216,31 +48,24 @@ PL_VARIANTS(void, norm_one, (int64_t C, const float *x, const float *w, double e
   }
 }
 
-static void norm_block(void *arg, int64_t block) {
-  const rows_arg *a = arg;
-  for (int64_t m = block * ROWS_A_TASK; m < a->M && m < (block + 1) * ROWS_A_TASK; m++) {
-    norm_one(a->C, a->x + m * a->C, a->w, a->eps, a->y + m * a->C);
+void pl_row_norm(int64_t C, const float *x, const float *w, double eps, float *y) {
+  norm_one(C, x, w, eps, y);
+}
+
+PL_VARIANTS(void, silu_mul, (int64_t n, const float *gu, float *h), (n, gu, h)) {
+  for (int64_t p = 0; p < n; p++) {
+    for (int i = 0; i < LANES_16; i++) {
+      const float a = gu[2 * LANES_16 * p + i];
+      h[LANES_16 * p + i] = a * k_sigmoid(a) * gu[2 * LANES_16 * p + LANES_16 + i];
+    }
   }
 }
 
-void pl_row_norm(int64_t M, int64_t C, const float *x, const float *w, double eps, float *y) {
-  rows_arg a = {.M = M, .C = C, .x = x, .w = w, .eps = eps, .y = y};
-  pl_parallel((M + ROWS_A_TASK - 1) / ROWS_A_TASK, norm_block, &a);
+void pl_row_silu_mul(int64_t n, const float *gu, float *h) {
+  silu_mul(n, gu, h);
 }
 
-static void silu_block(void *arg, int64_t block) {
-  const rows_arg *a = arg;
-  for (int64_t m = block * ROWS_A_TASK; m < a->M && m < (block + 1) * ROWS_A_TASK; m++) {
-    pl_silu_mul_f32(a->C, a->y + m * a->C, a->x + m * a->C, a->y + m * a->C);
-  }
-}
-
-void pl_row_silu_mul(int64_t M, int64_t F, float *a, const float *b) {
-  rows_arg r = {.M = M, .C = F, .x = b, .y = a};
-  pl_parallel((M + ROWS_A_TASK - 1) / ROWS_A_TASK, silu_block, &r);
-}
-
-void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs) {
+PL_VARIANTS(void, rope, (int64_t H, int64_t D, float *x, const float *cs), (H, D, x, cs)) {
   const int64_t half = D / 2;
   for (int64_t h = 0; h < H; h++) {
     float *p = x + h * D;
@@ -253,90 +78,336 @@ void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs) {
   }
 }
 
+void pl_row_rope(int64_t H, int64_t D, float *x, const float *cs) {
+  rope(H, D, x, cs);
+}
+
 /* ---- the cache ---- */
 
-void pl_kv_write(int64_t K, int64_t D, const float *k, const float *v, int64_t at, float *block) {
-  float *keys = block;
-  float *values = block + K * D * PL_KV_BLOCK;
+/* To the nearest, ties to even; without branches, so that it becomes vectors. */
+PL_VARIANTS(void, round_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, x + i, sizeof u);
+    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
+    y[i] = (pl_bf16)((nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) >> 16);
+  }
+}
+
+/* n numbers, the first at y[0] and each other one 2 further on, as values lie; or as pairs
+ * 2 PL_KV_BLOCK apart, as keys do. */
+static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
+  enum { PIECE = 64 };
+  pl_bf16 h[PIECE];
+  for (int64_t i = 0; i < n; i += PIECE) {
+    const int64_t m = n - i < PIECE ? n - i : PIECE;
+    round_half(m, x + i, h);
+    for (int64_t j = 0; j < m && keys; j += 2) {
+      memcpy(y + (i + j) * PL_KV_BLOCK, h + j, 2 * sizeof *h);
+    }
+    for (int64_t j = 0; j < m && !keys; j++) {
+      y[2 * (i + j)] = h[j];
+    }
+  }
+}
+
+void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
+                 char *block) {
+  const int64_t width = pl_kv_width(D);
+  if (half) {
+    pl_bf16 *to = (pl_bf16 *)(void *)block;
+    scatter_half(K * D, k, true, to + 2 * at); /* D is even */
+    to += K * D * PL_KV_BLOCK + at / 2 * 2 * width + at % 2;
+    for (int64_t h = 0; h < K; h++) {
+      scatter_half(D, v + h * D, false, to + h * PL_KV_BLOCK * width);
+    }
+    return;
+  }
+  float *keys = (float *)(void *)block;
+  float *values = keys + K * D * PL_KV_BLOCK;
   for (int64_t i = 0; i < K * D; i++) {
     keys[i * PL_KV_BLOCK + at] = k[i];
   }
   for (int64_t h = 0; h < K; h++) {
-    memcpy(values + (h * PL_KV_BLOCK + at) * D, v + h * D, (size_t)D * sizeof *v);
+    memcpy(values + (h * PL_KV_BLOCK + at) * width, v + h * D, (size_t)D * sizeof *v);
   }
 }
 
-/* s[0..32) = scale * q . keys of one block and head (keys [D][32]) */
-PL_VARIANTS(void, kv_scores,
-            (int64_t D, const float *q, const float *keys, float scale, float *s),
-            (D, q, keys, scale, s)) {
-  float acc[PL_KV_BLOCK] = {0};
-  for (int64_t d = 0; d < D; d++) {
-    for (int t = 0; t < PL_KV_BLOCK; t++) {
-      acc[t] += q[d] * keys[d * PL_KV_BLOCK + t];
+/* ---- attention ---- */
+
+/* 16 numbers at a and the 16 that follow in the other dimension, b bytes behind (half: in the
+ * other halves of the pairs). Asks for the same place `ahead` bytes on. */
+PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead, v16 *x, v16 *y) {
+  if (ahead != 0) {
+    __builtin_prefetch(p + ahead);
+    if (!half) {
+      __builtin_prefetch(p + b + ahead);
     }
   }
-  for (int t = 0; t < PL_KV_BLOCK; t++) {
-    s[t] = acc[t] * scale;
+  if (half) {
+    u16v both;
+    memcpy(&both, p, sizeof both);
+    *x = (v16)(both << 16);
+    *y = (v16)(both & 0xffff0000U);
+  } else {
+    *x = load16((const float *)(const void *)p);
+    *y = load16((const float *)(const void *)(p + b));
   }
 }
 
-/* y += sum over n positions p[t] * values[t] (values [32][D]) */
-PL_VARIANTS(void, kv_mix, (int64_t n, int64_t D, const float *p, const float *values, float *y),
-            (n, D, p, values, y)) {
-  for (int64_t t = 0; t < n; t++) {
-    for (int64_t d = 0; d < D; d++) {
-      y[d] += p[t] * values[t * D + d];
+/* s[i][0..32) = scale * q[i] . keys of one block and head. Even and odd dimensions are
+ * summed apart, for two sums each would leave the units waiting. */
+PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query *query,
+                        const char *keys, int64_t ahead, float scale, float *s, int64_t lds) {
+  v16 acc[PL_ATTEND_TOGETHER][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      acc[i][j] = (v16){0};
+    }
+  }
+  for (int64_t d = 0; d < D; d += 2) { /* D is even */
+    const char *p = keys + d * PL_KV_BLOCK * (half ? 2 : 4);
+    v16 k[4];
+    two_rows(half, p, 4 * PL_KV_BLOCK, ahead, &k[0], &k[2]);
+    two_rows(half, p + 64, 4 * PL_KV_BLOCK, ahead, &k[1], &k[3]);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+      acc[i][0] += k[0] * query[i].q[d];
+      acc[i][1] += k[1] * query[i].q[d];
+      acc[i][2] += k[2] * query[i].q[d + 1];
+      acc[i][3] += k[3] * query[i].q[d + 1];
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+    store16(s + i * lds, (acc[i][0] + acc[i][2]) * scale);
+    store16(s + i * lds + LANES_16, (acc[i][1] + acc[i][3]) * scale);
+  }
+}
+
+PL_INLINE void scores_of(const bool half, int n, int64_t D, const pl_query *query, const char *keys,
+                         int64_t ahead, float scale, float *s, int64_t lds) {
+  if (n == PL_ATTEND_TOGETHER) {
+    scores_n(half, PL_ATTEND_TOGETHER, D, query, keys, ahead, scale, s, lds);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    scores_n(half, 1, D, query + i, keys, ahead, scale, s + i * lds, lds);
+  }
+}
+
+PL_VARIANTS(void, scores,
+            (bool half, int n, int64_t D, const pl_query *query, const char *keys, int64_t ahead,
+             float scale, float *s, int64_t lds),
+            (half, n, D, query, keys, ahead, scale, s, lds)) {
+  if (half) {
+    scores_of(true, n, D, query, keys, ahead, scale, s, lds);
+  } else {
+    scores_of(false, n, D, query, keys, ahead, scale, s, lds);
+  }
+}
+
+/* y[i][at..at + 16 nv) += sum over m positions p[i][t] * values[t]; by twos: one more than m
+ * has p = 0 where m is odd. */
+PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int64_t width,
+                     const float *p, int64_t ldp, const char *values, const pl_query *query,
+                     int64_t at) {
+  v16 acc[PL_ATTEND_TOGETHER][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      acc[i][j] = load16(query[i].y + at + j * LANES_16);
+    }
+  }
+  for (int64_t t = 0; t < m; t += 2) {
+    v16 v[4];
+    v16 next[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      two_rows(half, values + (t * width + (at + j * LANES_16) * (half ? 2 : 1)) * (half ? 2 : 4),
+               4 * width, 0, &v[j], &next[j]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < nv; j++) {
+        acc[i][j] += v[j] * p[i * ldp + t];
+        acc[i][j] += next[j] * p[i * ldp + t + 1];
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      store16(query[i].y + at + j * LANES_16, acc[i][j]);
     }
   }
 }
 
-/* Turns n scores (packed) into probabilities. */
-static void softmax(int64_t n, float *s) {
-  float m = s[0];
-  for (int64_t i = 1; i < n; i++) {
-    m = s[i] > m ? s[i] : m;
-  }
-  for (int64_t i = 0; i < n; i++) {
-    s[i] -= m;
-  }
-  pl_exp_f32(n, s, s);
-  double sum = 0;
-  for (int64_t i = 0; i < n; i++) {
-    sum += s[i];
-  }
-  const float r = (float)(1 / sum);
-  for (int64_t i = 0; i < n; i++) {
-    s[i] *= r;
+PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, const float *p,
+                        int64_t ldp, const char *values, const pl_query *query) {
+  int64_t at = 0;
+  while (at < width) {
+    const int64_t left = (width - at) / LANES_16;
+    if (left == 3) {
+      mix_n(half, n, 3, m, width, p, ldp, values, query, at);
+      at += 3 * LANES_16;
+    } else if (left >= 4) {
+      mix_n(half, n, 4, m, width, p, ldp, values, query, at);
+      at += 4 * LANES_16;
+    } else if (left == 2) {
+      mix_n(half, n, 2, m, width, p, ldp, values, query, at);
+      at += 2 * LANES_16;
+    } else {
+      mix_n(half, n, 1, m, width, p, ldp, values, query, at);
+      at += LANES_16;
+    }
   }
 }
 
-void pl_row_attention(int64_t H, int64_t K, int64_t D, const float *q, float *const *b0, int64_t n0,
-                      float *const *b1, int64_t n1, int64_t layer_offset, float *scratch,
-                      float *y) {
+PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+                      const char *values, const pl_query *query) {
+  if (n == PL_ATTEND_TOGETHER) {
+    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    mix_wide(half, 1, m, width, p + i * ldp, ldp, values, query + i);
+  }
+}
+
+PL_VARIANTS(void, mix,
+            (bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+             const char *values, const pl_query *query),
+            (half, n, m, width, p, ldp, values, query)) {
+  if (half) {
+    mix_of(true, n, m, width, p, ldp, values, query);
+  } else {
+    mix_of(false, n, m, width, p, ldp, values, query);
+  }
+}
+
+/* Turns the scores 0..n0-1 and from..n-1 into probabilities; what lies between them, and from
+ * n on up to `all` (the end of a vector at least), into zeros. */
+PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, float *s),
+            (n0, from, n, all, s)) {
+  const int64_t whole = (n + LANES_16 - 1) / LANES_16 * LANES_16;
+  for (int64_t i = n0; i < from; i++) {
+    s[i] = -INFINITY;
+  }
+  for (int64_t i = n; i < whole; i++) {
+    s[i] = -INFINITY;
+  }
+  for (int64_t i = whole; i < all; i++) {
+    s[i] = 0;
+  }
+  float most[LANES_16];
+  memcpy(most, s, sizeof most);
+  for (int64_t i = LANES_16; i < whole; i += LANES_16) {
+    for (int l = 0; l < LANES_16; l++) {
+      most[l] = s[i + l] > most[l] ? s[i + l] : most[l];
+    }
+  }
+  float m = most[0];
+  for (int l = 1; l < LANES_16; l++) {
+    m = most[l] > m ? most[l] : m;
+  }
+  for (int64_t i = 0; i < whole; i++) {
+    s[i] = k_exp(s[i] - m);
+  }
+  v16 sum = {0};
+  for (int64_t i = 0; i < whole; i += LANES_16) {
+    sum += load16(s + i);
+  }
+  double total = 0;
+  for (int l = 0; l < LANES_16; l++) {
+    total += sum[l];
+  }
+  const float r = (float)(1 / total);
+  for (int64_t i = 0; i < whole; i += LANES_16) {
+    store16(s + i, load16(s + i) * r);
+  }
+}
+
+static void ask(const char *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(p + i);
+  }
+}
+
+void pl_kv_ask(const pl_attend *a, const pl_query *query) {
+  const int64_t bytes = a->D * PL_KV_BLOCK * (a->half ? 2 : 4);
+  const int64_t at = a->layer + a->head * bytes;
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    ask(a->prefix[t / PL_KV_BLOCK] + at, bytes);
+  }
+  for (int64_t t = 0; t < query->n1; t += PL_KV_BLOCK) {
+    ask(query->own[t / PL_KV_BLOCK] + at, bytes);
+  }
+}
+
+/* How many queries from i on have one text of their own. */
+static int same_text(const pl_query *query, int n, int i) {
+  int k = i + 1;
+  while (k < n && query[k].own == query[i].own) {
+    k++;
+  }
+  return k - i;
+}
+
+static int64_t longest(const pl_query *query, int n) {
+  int64_t most = 0;
+  for (int i = 0; i < n; i++) {
+    most = query[i].n1 > most ? query[i].n1 : most;
+  }
+  return most;
+}
+
+void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch) {
+  const int64_t D = a->D;
+  const int64_t width = pl_kv_width(D);
+  const bool half = a->half;
+  const int64_t each = PL_KV_BLOCK * (half ? 2 : 4);
   const float scale = (float)(1 / sqrt((double)D));
-  const int64_t group = H / K;
-  for (int64_t h = 0; h < H; h++) {
-    const int64_t keys_at = layer_offset + h / group * D * PL_KV_BLOCK;
-    const int64_t values_at = keys_at + K * D * PL_KV_BLOCK;
-    /* scores of both runs packed one after the other: a block writes 32, the
-     * next begins where the valid ones end */
-    for (int64_t t = 0; t < n0; t += PL_KV_BLOCK) {
-      kv_scores(D, q + h * D, b0[t / PL_KV_BLOCK] + keys_at, scale, scratch + t);
-    }
+  const int64_t keys_at = a->layer + a->head * D * each;
+  const int64_t values_at = a->layer + (a->K * D + a->head * width) * each;
+  const int64_t to_values = values_at - keys_at; /* what the scores ask for */
+  const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
+  const int64_t lds = pl_attend_floats(a->n0 + longest(query, n));
+  float *own = scratch + from; /* the scores of both runs lie one after the other */
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    scores(half, n, D, query, a->prefix[t / PL_KV_BLOCK] + keys_at, to_values, scale, scratch + t,
+           lds);
+  }
+  for (int i = 0; i < n;) {
+    const int k = same_text(query, n, i);
+    const int64_t n1 = longest(query + i, k);
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      kv_scores(D, q + h * D, b1[t / PL_KV_BLOCK] + keys_at, scale, scratch + n0 + t);
+      scores(half, k, D, query + i, query[i].own[t / PL_KV_BLOCK] + keys_at, to_values, scale,
+             own + i * lds + t, lds);
     }
-    softmax(n0 + n1, scratch);
-    float *out = y + h * D;
-    memset(out, 0, (size_t)D * sizeof *out);
-    for (int64_t t = 0; t < n0; t += PL_KV_BLOCK) {
-      const int64_t n = n0 - t < PL_KV_BLOCK ? n0 - t : PL_KV_BLOCK;
-      kv_mix(n, D, scratch + t, b0[t / PL_KV_BLOCK] + values_at, out);
-    }
+    i += k;
+  }
+  for (int i = 0; i < n; i++) {
+    softmax(a->n0, from, from + query[i].n1, lds, scratch + i * lds);
+    memset(query[i].y, 0, (size_t)width * sizeof(float));
+  }
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    const int64_t m = a->n0 - t < PL_KV_BLOCK ? a->n0 - t : PL_KV_BLOCK;
+    mix(half, n, m, width, scratch + t, lds, a->prefix[t / PL_KV_BLOCK] + values_at, query);
+  }
+  for (int i = 0; i < n;) { /* what a query does not see yet has probability 0 */
+    const int k = same_text(query, n, i);
+    const int64_t n1 = longest(query + i, k);
     for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      const int64_t n = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
-      kv_mix(n, D, scratch + n0 + t, b1[t / PL_KV_BLOCK] + values_at, out);
+      const int64_t m = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
+      mix(half, k, m, width, own + i * lds + t, lds, query[i].own[t / PL_KV_BLOCK] + values_at,
+          query + i);
     }
+    i += k;
   }
 }

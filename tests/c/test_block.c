@@ -78,6 +78,7 @@ static void make(block *b, const shape *s, pl_dtype d, bool mix) {
     add_in(b, d, !g, -w, w, s->F, C);
     add_in(b, d, true, -w, w, s->F, C);
     add_in(b, d, true, -w, w, C, s->F);
+    b->n++; /* a gate's bias: the row's samples */
     add_in(b, d, g, -1, 1, s->F, 0);
     add_in(b, d, g, -1, 1, C, 0);
   }

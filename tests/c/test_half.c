@@ -21,12 +21,15 @@ static void release(void *p) {
   pl_free(&harness.ctx, p);
 }
 
-/* A matrix with gaps between its rows, and what it holds once rounded. */
+/* A matrix with gaps between its rows, and what it holds once rounded. In the gaps of A and
+ * B are NaNs: who reads there, even to multiply by 0, is found out. */
 typedef struct matrix {
   pl_mat m;
   int64_t n; /* elements in memory */
   double *wide;
 } matrix;
+
+enum { A_WHAT = 1, B_WHAT, C_WHAT };
 
 static matrix matrix_new(int64_t rows, int64_t cols, int64_t gap, bool half, bool rounded,
                          int what) {
@@ -35,7 +38,8 @@ static matrix matrix_new(int64_t rows, int64_t cols, int64_t gap, bool half, boo
   x.m.data = memory((size_t)x.n * (half ? 2 : 4));
   x.wide = memory((size_t)x.n * sizeof *x.wide);
   for (int64_t i = 0; i < x.n; i++) {
-    const float v = (float)(2 * pl_uniform(7, (uint64_t)what, (uint64_t)i) - 1);
+    const bool trap = what != C_WHAT && i % x.m.ld >= cols;
+    const float v = trap ? NAN : (float)(2 * pl_uniform(7, (uint64_t)what, (uint64_t)i) - 1);
     x.wide[i] = (double)(rounded ? pl_bf16_float(pl_bf16_of(v)) : v);
     if (half) {
       ((pl_bf16 *)x.m.data)[i] = pl_bf16_of(v);
@@ -79,10 +83,10 @@ static bool check_product(int kind, int64_t M, int64_t N, int64_t K) {
   const bool half_c = kind & HALF_C;
   const double alpha = kind & SCALED ? 0.5 : 1;
   const double beta = kind & SCALED && !half_c ? -2 : 0;
-  matrix a = matrix_new(ta ? K : M, ta ? M : K, 3, kind & HALF_A, true, 1);
-  matrix b = matrix_new(tb ? N : K, tb ? K : N, 1, kind & HALF_B, true, 2);
-  matrix c = matrix_new(M, N, 2, half_c, half_c, 3);
-  matrix d = matrix_new(M, N, 2, half_c, half_c, 3);
+  matrix a = matrix_new(ta ? K : M, ta ? M : K, 3, kind & HALF_A, true, A_WHAT);
+  matrix b = matrix_new(tb ? N : K, tb ? K : N, 1, kind & HALF_B, true, B_WHAT);
+  matrix c = matrix_new(M, N, 2, half_c, half_c, C_WHAT);
+  matrix d = matrix_new(M, N, 2, half_c, half_c, C_WHAT);
   pl_ref_gemm(ta, tb, M, N, K, alpha, a.wide, a.m.ld, b.wide, b.m.ld, beta, c.wide, c.m.ld);
   memcpy(d.wide, c.wide, (size_t)c.n * sizeof *c.wide);
   if (beta == 0 && M > 0 && N > 0 && !half_c) {
@@ -142,9 +146,9 @@ TEST_EACH_ISA(products_pass_nan_and_infinity) {
     const int64_t M = 20;
     const int64_t N = 37;
     const int64_t K = 51;
-    matrix a = matrix_new(kind & TA ? K : M, kind & TA ? M : K, 0, kind & HALF_A, true, 1);
-    matrix b = matrix_new(kind & TB ? N : K, kind & TB ? K : N, 0, kind & HALF_B, true, 2);
-    matrix c = matrix_new(M, N, 0, kind & HALF_C, true, 3);
+    matrix a = matrix_new(kind & TA ? K : M, kind & TA ? M : K, 0, kind & HALF_A, true, A_WHAT);
+    matrix b = matrix_new(kind & TB ? N : K, kind & TB ? K : N, 0, kind & HALF_B, true, B_WHAT);
+    matrix c = matrix_new(M, N, 0, kind & HALF_C, true, C_WHAT);
     const float odd[2] = {NAN, INFINITY};
     for (int row = 0; row < 2; row++) { /* NaN in row 0 of op(A), infinity in row 1: last k */
       const int64_t i = kind & TA ? (K - 1) * a.m.ld + row : row * a.m.ld + K - 1;
@@ -173,11 +177,11 @@ TEST_EACH_ISA(products_are_the_same_on_any_number_of_threads) {
       const int64_t M = shapes[s][0];
       const int64_t N = shapes[s][1];
       const int64_t K = shapes[s][2];
-      matrix a = matrix_new(kind & TA ? K : M, kind & TA ? M : K, 1, kind & HALF_A, true, 1);
-      matrix b = matrix_new(kind & TB ? N : K, kind & TB ? K : N, 0, kind & HALF_B, true, 2);
+      matrix a = matrix_new(kind & TA ? K : M, kind & TA ? M : K, 1, kind & HALF_A, true, A_WHAT);
+      matrix b = matrix_new(kind & TB ? N : K, kind & TB ? K : N, 0, kind & HALF_B, true, B_WHAT);
       void *first = NULL;
       for (size_t t = 0; t < sizeof counts / sizeof *counts; t++) {
-        matrix c = matrix_new(M, N, 0, kind & HALF_C, true, 3);
+        matrix c = matrix_new(M, N, 0, kind & HALF_C, true, C_WHAT);
         const size_t bytes = (size_t)c.n * (c.m.half ? 2 : 4);
         pl_set_threads(counts[t]);
         pl_gemm_bf16(kind & TA, kind & TB, M, N, K, 1, a.m, b.m, 0, c.m);

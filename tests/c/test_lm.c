@@ -1,9 +1,10 @@
 /* The decoder and the generator: row kernels against plain loops, the sampler
  * against sorting everything, the cache against the full forward pass. */
-#include "harness.h"
+#include "each_isa.h"
 
 #include "base/par.h"
 #include "base/rng.h"
+#include "kernels/half.h"
 #include "lm/decoder.h"
 #include "lm/generate.h"
 #include "lm/rowmath.h"
@@ -40,90 +41,118 @@ static pl_decoder *make_decoder(pl_ctx *c, const pl_lm_config *cfg) {
   return st == PL_OK ? d : NULL;
 }
 
-/* ---- row kernels ---- */
+/* ---- configuration ---- */
 
-TEST(lm_row_matmul) {
-  static const int64_t sizes[][3] = {{1, 1, 1},  {2, 5, 7},   {3, 64, 8},  {7, 67, 33},
-                                     {24, 4, 9}, {25, 65, 40}, {50, 130, 172}};
-  for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-    const int64_t M = sizes[s][0];
-    const int64_t N = sizes[s][1];
-    const int64_t K = sizes[s][2];
-    float *x = pl_alloc(ctx(), (size_t)(M * K) * 4);
-    float *w = pl_alloc(ctx(), (size_t)(N * K) * 4);
-    float *y = pl_alloc(ctx(), (size_t)(M * N) * 4);
-    float *one = pl_alloc(ctx(), (size_t)N * 4);
-    fill(x, M * K, 1, 1);
-    fill(w, N * K, 2, 1);
-    fill(y, M * N, 3, 1);
-    float *was = pl_alloc(ctx(), (size_t)(M * N) * 4);
-    memcpy(was, y, (size_t)(M * N) * 4);
-    const pl_row_job job = {x, w, y, N, K, N, true};
-    pl_row_matmul(M, &job, 1);
-    double worst = 0;
-    for (int64_t m = 0; m < M; m++) {
-      for (int64_t n = 0; n < N; n++) {
-        double want = was[m * N + n];
-        for (int64_t k = 0; k < K; k++) {
-          want += (double)x[m * K + k] * w[n * K + k];
-        }
-        worst = fmax(worst, fabs(want - y[m * N + n]));
-      }
-    }
-    CHECK(worst < 1e-4);
-    /* a row alone is that row in the batch, to the bit */
-    const int64_t m = M / 2;
-    memcpy(one, was + m * N, (size_t)N * 4);
-    const pl_row_job alone = {x + m * K, w, one, N, K, N, true};
-    pl_row_matmul(1, &alone, 1);
-    CHECK(memcmp(one, y + m * N, (size_t)N * 4) == 0);
-    pl_free(ctx(), x);
-    pl_free(ctx(), w);
-    pl_free(ctx(), y);
-    pl_free(ctx(), one);
-    pl_free(ctx(), was);
+TEST(lm_weights_of_a_gpt2) {
+  pl_lm_config f = CFG;
+  f.kv_heads = f.heads;
+  f.head_dim = 5; /* odd is fine without rotation */
+  f.theta = 0;
+  f.norm = PL_NORM_LAYER;
+  f.act = PL_ACT_GELU_TANH;
+  f.learned_pos = f.attention_bias = f.mlp_bias = f.tied = true;
+  static const char *const names[] = {"embed", "pos_embed", "layers.0.norm1", "layers.0.norm1_b"};
+  const int64_t n = pl_decoder_n_weights(&f);
+  CHECK(n == 2 + 16 * f.n_layers + 2);
+  char name[48];
+  int nd;
+  int64_t shape[2];
+  for (int i = 0; i < 4; i++) {
+    pl_decoder_weight_info(&f, i, name, &nd, shape);
+    CHECK(strcmp(name, names[i]) == 0);
+  }
+  pl_decoder_weight_info(&f, 2 + 16 + 15, name, &nd, shape);
+  CHECK(strcmp(name, "layers.1.down_b") == 0 && nd == 1 && shape[0] == f.hidden);
+  pl_decoder_weight_info(&f, n - 1, name, &nd, shape);
+  CHECK(strcmp(name, "norm_b") == 0);
+  pl_decoder *d = make_decoder(ctx(), &f);
+  CHECK(d != NULL && d->head == d->embed && d->layers[1].down_b != NULL);
+  CHECK(d->layers[0].gate == NULL && d->pos_embed->shape[0] == f.context);
+  pl_decoder_free(ctx(), d);
+}
+
+TEST(lm_config_refusals) {
+  const struct { pl_lm_config f; const char *text; } bad[] = {
+      {{.head_dim = 5, .theta = 1}, "head size 5 is odd"},
+      {{.head_dim = 6, .theta = 0}, "rope theta 0"},
+      {{.head_dim = 6, .theta = 1, .window = -1}, "window -1"},
+      {{.head_dim = 6, .theta = 1, .kv_heads = 3}, "cannot share 3"},
+      {{.head_dim = 6, .theta = 1, .ffn = -1}, "the feed-forward size is -1"}};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    pl_lm_config f = CFG;
+    f.head_dim = bad[i].f.head_dim;
+    f.theta = bad[i].f.theta;
+    f.window = bad[i].f.window;
+    f.kv_heads = bad[i].f.kv_heads != 0 ? bad[i].f.kv_heads : f.kv_heads;
+    f.ffn = bad[i].f.ffn != 0 ? bad[i].f.ffn : f.ffn;
+    CHECK(pl_lm_config_check(ctx(), &f) == PL_EINVAL);
+    CHECK(strstr(ctx()->err, bad[i].text) != NULL);
   }
 }
 
-TEST(lm_row_attention) {
-  enum { H = 4, K = 2, D = 6, T = 75, SPLIT = 40 };
+/* ---- row kernels ---- */
+
+/* One query alone and beside others of its text or prefix: the same bits, and those of a
+ * plain softmax to rounding. */
+static void attention(bool half) {
+  enum { H = 4, K = 2, D = 6, T = 75, SPLIT = 40, W = 16 };
   float *k = pl_alloc(ctx(), T * K * D * 4);
   float *v = pl_alloc(ctx(), T * K * D * 4);
   float q[H * D];
-  float y[H * D];
-  float scratch[T + 64];
-  float *block[8];
+  float y[H][W];
+  float alone[W];
+  char *block[8];
+  float *scratch = pl_alloc(ctx(), (size_t)(PL_ATTEND_TOGETHER * pl_attend_floats(T)) * 4);
   fill(k, T * K * D, 1, 1);
   fill(v, T * K * D, 2, 1);
   fill(q, H * D, 3, 1);
+  for (int i = 0; i < T * K * D && half; i++) {
+    k[i] = pl_bf16_float(pl_bf16_of(k[i]));
+    v[i] = pl_bf16_float(pl_bf16_of(v[i]));
+  }
   for (int i = 0; i < 8; i++) {
-    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_floats(K, D) * 4);
+    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_bytes(K, D, half));
   }
   for (int64_t t = 0; t < T; t++) { /* 0..SPLIT in blocks 0, 1; the rest from block 4 on */
     const int64_t at = t < SPLIT ? t : t - SPLIT;
-    pl_kv_write(K, D, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
+    pl_kv_write(K, D, half, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
                 block[(t < SPLIT ? 0 : 4) + at / PL_KV_BLOCK]);
   }
-  pl_row_attention(H, K, D, q, block, SPLIT, block + 4, T - SPLIT, 0, scratch, y);
   double worst = 0;
-  for (int64_t h = 0; h < H; h++) {
-    const int64_t g = h / (H / K);
-    double p[T];
-    double z = 0;
-    for (int64_t t = 0; t < T; t++) {
-      double s = 0;
-      for (int64_t d = 0; d < D; d++) {
-        s += (double)q[h * D + d] * k[(t * K + g) * D + d];
+  for (int64_t g = 0; g < K; g++) {
+    for (int n0 = 0; n0 <= SPLIT; n0 += SPLIT) { /* without and with a prefix */
+      const pl_attend a = {.K = K, .D = D, .head = g, .half = half, .prefix = block, .n0 = n0};
+      const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
+      pl_query query[H];
+      for (int i = 0; i < H; i++) {
+        query[i] = (pl_query){q + i * D, y[i], block + 4, sees[i]};
       }
-      p[t] = exp(s / sqrt(D));
-      z += p[t];
-    }
-    for (int64_t d = 0; d < D; d++) {
-      double want = 0;
-      for (int64_t t = 0; t < T; t++) {
-        want += p[t] / z * v[(t * K + g) * D + d];
+      pl_row_attention(&a, query, H, scratch);
+      for (int i = 0; i < H; i++) {
+        pl_query one = query[i];
+        one.y = alone;
+        pl_row_attention(&a, &one, 1, scratch);
+        CHECK(memcmp(alone, y[i], sizeof *alone * D) == 0);
+        double p[T];
+        double z = 0;
+        const int64_t first = SPLIT - n0;
+        const int64_t last = SPLIT + sees[i];
+        for (int64_t t = first; t < last; t++) {
+          double s = 0;
+          for (int64_t d = 0; d < D; d++) {
+            s += (double)q[i * D + d] * k[(t * K + g) * D + d];
+          }
+          p[t] = exp(s / sqrt(D));
+          z += p[t];
+        }
+        for (int64_t d = 0; d < D; d++) {
+          double want = 0;
+          for (int64_t t = first; t < last; t++) {
+            want += p[t] / z * v[(t * K + g) * D + d];
+          }
+          worst = fmax(worst, fabs(want - y[i][d]));
+        }
       }
-      worst = fmax(worst, fabs(want - y[h * D + d]));
     }
   }
   CHECK(worst < 1e-5);
@@ -132,6 +161,12 @@ TEST(lm_row_attention) {
   }
   pl_free(ctx(), k);
   pl_free(ctx(), v);
+  pl_free(ctx(), scratch);
+}
+
+TEST_EACH_ISA(lm_row_attention) {
+  attention(false);
+  attention(true);
 }
 
 /* ---- sampling ---- */
@@ -244,11 +279,11 @@ static void prompt_of(int p, int32_t *out) {
 
 typedef struct kept { int64_t n; int32_t ids[TOKENS]; float lp[TOKENS]; pl_finish finish; } kept;
 
-static pl_status run_all(pl_ctx *c, const pl_decoder *d, int64_t rows, const pl_sampling *s,
+static pl_status run_all(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t rows, const pl_sampling *s,
                          kept out[PROMPTS][SAMPLES]) {
   pl_generator *g = NULL;
   const int32_t stop[] = {9};
-  PL_TRY(pl_generator_new(c, d, rows, stop, 1, &g));
+  PL_TRY(pl_generator_new(c, d, kind, rows, stop, 1, &g));
   pl_status st = PL_OK;
   for (int p = 0; p < PROMPTS && st == PL_OK; p++) {
     int32_t ids[64];
@@ -281,11 +316,11 @@ TEST(lm_generation_does_not_depend_on_neighbours) {
   REQUIRE(d != NULL);
   const int threads = pl_threads();
   pl_set_threads(1);
-  CHECK_OK(run_all(ctx(), d, 1, &s, a));
+  CHECK_OK(run_all(ctx(), d, PL_PACK_F32, 1, &s, a));
   for (int rows = 2; rows <= 32; rows *= 4) {
     pl_set_threads(rows == 2 ? 3 : 2);
     memset(b, 0, sizeof b);
-    CHECK_OK(run_all(ctx(), d, rows, &s, b));
+    CHECK_OK(run_all(ctx(), d, PL_PACK_F32, rows, &s, b));
     for (int p = 0; p < PROMPTS; p++) {
       for (int k = 0; k < SAMPLES; k++) {
         const kept *x = &a[p][k];
@@ -310,7 +345,7 @@ TEST(lm_cache_equals_forward) {
   const pl_sampling s = {1.2, 0, 1, 0};
   pl_decoder *d = make_decoder(ctx(), &CFG);
   REQUIRE(d != NULL);
-  CHECK_OK(run_all(ctx(), d, 4, &s, a));
+  CHECK_OK(run_all(ctx(), d, PL_PACK_F32, 4, &s, a));
   ctx()->grad_enabled = false;
   double worst = 0;
   for (int p = 0; p < PROMPTS; p++) {
@@ -360,7 +395,7 @@ TEST(lm_generation_refuses_and_survives) {
   int32_t ids[128] = {0};
   pl_gen_request r = {.prompt = ids, .n_prompt = 90, .index = 4, .n = 1, .max_tokens = 5,
                       .sampling = s};
-  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
   CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
   CHECK(strstr(ctx()->err, "prompt 4 has 90 tokens") != NULL);
   r.n_prompt = 3;
@@ -386,7 +421,7 @@ TEST(lm_generation_refuses_and_survives) {
   pl_status st = PL_ENOMEM;
   for (int64_t n = 1; st == PL_ENOMEM && n < 5000; n += n < 80 ? 1 : 37) {
     ctx()->mem.fail_at = n;
-    st = run_all(ctx(), d, 4, &s, a);
+    st = run_all(ctx(), d, PL_PACK_F32, 4, &s, a);
   }
   ctx()->mem.fail_at = 0;
   CHECK(st == PL_OK);
@@ -415,7 +450,7 @@ TEST(lm_generation_key_and_likeliest_tokens) {
   for (int k = 0; k < 3; k++) { /* index 4; index 900 with its key; the same with alternatives */
     pl_generator *g = NULL;
     pl_gen_sample x;
-    REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+    REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
     REQUIRE(run_one(g, &r, &x) == PL_OK);
     REQUIRE(x.n == 30 && x.n_top == r.top && (x.top != NULL) == (r.top > 0));
     if (k == 0) {
@@ -439,7 +474,7 @@ TEST(lm_generation_key_and_likeliest_tokens) {
     r.top = k == 1 ? 5 : 0;
   }
   pl_generator *g = NULL;
-  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
   r.top = 21;
   CHECK(pl_generator_add(ctx(), g, &r) == PL_EINVAL);
   pl_generator_free(ctx(), g);
@@ -457,7 +492,7 @@ TEST(lm_cancelled_requests_leave_the_others_alone) {
   pl_gen_request r = {.prompt = ids, .n_prompt = LENGTHS[1], .index = 1, .n = 1, .max_tokens = 25,
                       .sampling = s, .seed = 3};
   kept a = {0};
-  REQUIRE(pl_generator_new(ctx(), d, 4, NULL, 0, &g) == PL_OK);
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 4, NULL, 0, &g) == PL_OK);
   REQUIRE(run_one(g, &r, &x) == PL_OK);
   memcpy(a.ids, x.ids, sizeof *x.ids * 25);
   r.index = 2;
@@ -505,7 +540,7 @@ TEST(lm_scoring_beside_generation) {
   const int64_t n = LENGTHS[2];
   const pl_gen_request r = {.prompt = text, .n_prompt = n, .index = 1, .n = 1, .max_tokens = 40,
                             .sampling = s, .seed = 3, .top = 3};
-  REQUIRE(pl_generator_new(ctx(), d, 2, NULL, 0, &g) == PL_OK);
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
   REQUIRE(run_one(g, &r, &x) == PL_OK);
   memcpy(text + n, x.ids, sizeof *text * 40);
   float lp[89];

@@ -18,10 +18,47 @@ local function matches(m, g, tol)
   end
 end
 
-for _, name in ipairs { "tied", "untied", "half" } do
+-- gradients of the mean log-probability over all tokens, as the file lays the weights out
+local function gradients_match(m, g, tol)
+  local n = 0
+  for _, row in ipairs(g.rows) do n = n + #row - 1 end
+  (m:logprobs(g.rows):sum() / n):backward()
+  local parts, order = {}, {}
+  for i, w in ipairs(m.weights) do
+    local at = m.family.stored and m.family.stored(w.name) or { tensor = m.params[i].name }
+    local grad = m.params[i].grad
+    if not parts[at.tensor] then order[#order + 1] = at.tensor end
+    parts[at.tensor] = parts[at.tensor] or {}
+    parts[at.tensor][at.part or 1] = at.transposed and grad:t() or grad
+  end
+  local names = 0
+  for _ in pairs(g.gradients) do names = names + 1 end
+  T.eq(#order, names)
+  for _, name in ipairs(order) do
+    local want = g.gradients[name]
+    T.ok(want, name)
+    local all = #parts[name] > 1 and pl.cat(parts[name], -1) or parts[name][1]
+    local size, sine, cosine = 0, 0, 0
+    for i, v in ipairs(all:reshape(-1):tolist()) do
+      size, sine, cosine = size + math.abs(v), sine + v * math.sin(i), cosine + v * math.cos(0.7 * (i - 1))
+    end
+    for k, v in ipairs { size, sine, cosine } do
+      T.near(v, want[k], tol * math.max(1, want[1]), ("%s, number %d"):format(name, k))
+    end
+  end
+end
+
+for _, name in ipairs { "tied", "untied", "half", "bias", "gpt2", "gpt2-untied" } do
   T.test("transformers_" .. name, function()
     local m = pl.load(GOLDEN .. "/" .. name)
     matches(m, golden[name], 1e-4)
+    gradients_match(m, golden[name], 1e-4)
+  end)
+end
+
+for _, name in ipairs { "tied", "untied", "half" } do
+  T.test("transformers_greedy_" .. name, function()
+    local m = pl.load(GOLDEN .. "/" .. name)
     local out = m:generate({ golden[name].prompt }, { temperature = 0, max_tokens = #golden[name].greedy })
     local want = golden[name].greedy
     for t, id in ipairs(out[1].ids) do T.eq(id, want[t]) end
@@ -106,8 +143,10 @@ T.test("refusals_name_what_is_wrong", function()
   local cases = {
     { { model_type = "lama" }, 'did you mean "llama"' },
     { { model_type = "mamba" }, 'unknown model_type "mamba"' },
-    { { attention_bias = true }, "attention_bias = true is not supported" },
-    { { mlp_bias = true }, "mlp_bias = true is not supported" },
+    { { attention_bias = true }, "8 tensors are missing: model.layers.0.self_attn.k_proj.bias" },
+    { { mlp_bias = true }, "6 tensors are missing: model.layers.0.mlp.down_proj.bias" },
+    { { mlp_bias = "no" }, "mlp_bias is no; wanted a boolean" },
+    { { rms_norm_eps = "1e-5" }, "rms_norm_eps is 1e-5; wanted a number" },
     { { hidden_act = "gelu" }, 'hidden_act "gelu" is not supported' },
     { { rope_parameters = { rope_type = "yarn", factor = 2.0 } }, 'rope_parameters of type "yarn"' },
     { { rope_scaling = { type = "dynamic", factor = 2.0 } }, 'rope_scaling of type "dynamic"' },
@@ -224,6 +263,151 @@ T.test("gradient_reaches_every_weight", function()
   end
   local h = 1e-3
   T.near((at(h) - at(-h)) / (2 * h) / slope, 1, 2e-2)
+end)
+
+---- GPT-2
+
+local TINY = { model_type = "gpt2", vocab_size = 11, n_embd = 8, n_layer = 2, n_head = 2, n_positions = 16 }
+
+-- name -> tensor of a directory's one file
+local function file_of(dir)
+  local st = assert(core.format.safetensors_open(dir .. "/model.safetensors"))
+  local out = {}
+  for _, name in ipairs(st:names()) do out[name] = st:tensor(name):clone() end
+  st:close()
+  return out
+end
+
+local function same_tensors(a, b)
+  for name, t in pairs(a) do T.ok(b[name] and t:equal(b[name]), name) end
+  for name in pairs(b) do T.ok(a[name], name) end
+end
+
+-- Six letters, then the six in order: each must be the likeliest of the three. (The sixth has no room in the context.)
+T.test("gpt_nano_sort", function()
+  local from = T.need_shared() .. "/data/models/gpt-nano-sort"
+  local m = pl.load(from)
+  T.eq(m:num_parameters(), 85728)
+  local rows, at = {}, {}
+  for n = 0, 728, 7 do
+    local letters, k = {}, n
+    for i = 1, 6 do letters[i], k = k % 3, k // 3 end
+    local sorted = table.move(letters, 1, 6, 1, {})
+    table.sort(sorted)
+    for t = 1, 5 do
+      for id = 0, 2 do
+        local ids = table.move(sorted, 1, t - 1, 7, table.move(letters, 1, 6, 1, {}))
+        ids[#ids + 1] = id
+        rows[#rows + 1] = { ids = ids, start = #ids }
+        at[#at + 1] = id == sorted[t]
+      end
+    end
+  end
+  local lp = pl.no_grad(function() return (m:completion_logprobs(rows)):tolist() end)
+  for i, right in ipairs(at) do
+    if right then T.ok(lp[i] > math.log(0.5), "row " .. i) end
+  end
+  local dir = T.tmpdir() .. "/sort"
+  m:save(dir)
+  same_tensors(file_of(from), file_of(dir))
+  T.ok(read(dir .. "/config.json"):find '"eos_token_id": null')
+  T.eq(pl.load(dir):hash(), m:hash())
+end)
+
+T.test("gpt2_saves_what_it_read", function()
+  local m = pl.load(GOLDEN .. "/gpt2")
+  local dir = T.tmpdir() .. "/gpt2"
+  m:save(dir)
+  same_tensors(file_of(GOLDEN .. "/gpt2"), file_of(dir))
+  local config = base.json_read(dir .. "/config.json")
+  T.eq({ config.architectures, config.n_embd, config.tie_word_embeddings }, { { "GPT2LMHeadModel" }, 15, true })
+  local again = pl.load(GOLDEN .. "/gpt2-untied")
+  again:save(dir) -- bf16 in shards becomes f32 in one file
+  T.eq(pl.load(dir):hash(), again:hash())
+end)
+
+-- As the model without its head is published: no "transformer.", and the masks of old exports.
+T.test("gpt2_by_short_names", function()
+  local want = pl.load(GOLDEN .. "/gpt2")
+  local dir = copy_of "gpt2"
+  local long, short = file_of(dir), {}
+  for name, t in pairs(long) do short[name:gsub("^transformer%.", "")] = t end
+  short["h.0.attn.bias"], short["h.1.attn.masked_bias"] = pl.zeros(1, 1, 64, 64), pl.zeros(1)
+  core.format.safetensors_write(dir .. "/model.safetensors", short)
+  T.eq(pl.load(dir):hash(), want:hash())
+  short["transformer.wpe.weight"] = pl.zeros(64, 15)
+  core.format.safetensors_write(dir .. "/model.safetensors", short)
+  T.raises(pl.load, "holds both transformer.wpe.weight and wpe.weight", dir)
+  short["transformer.wpe.weight"], short["h.0.attn.c_attn.weight"] = nil, pl.zeros(45, 15)
+  core.format.safetensors_write(dir .. "/model.safetensors", short)
+  T.raises(pl.load, "h.0.attn.c_attn.weight has shape [45, 15]; config.json asks for [15, 45]", dir)
+  short["h.0.attn.c_attn.weight"] = nil
+  core.format.safetensors_write(dir .. "/model.safetensors", short)
+  T.raises(pl.load, "1 tensors are missing: transformer.h.0.attn.c_attn.weight", dir)
+  short["h.0.attn.c_attn.weight"], short["h.0.crossattention.q_attn.bias"] = long["transformer.h.0.attn.c_attn.weight"], pl.zeros(15)
+  core.format.safetensors_write(dir .. "/model.safetensors", short)
+  T.raises(pl.load, "1 tensors that a GPT2LMHeadModel does not have: h.0.crossattention.q_attn.bias", dir)
+end)
+
+T.test("gpt2_refusals", function()
+  local cases = {
+    { { activation_function = "gelu" }, 'activation_function "gelu" is not supported' },
+    { { activation_function = "relu" }, 'activation_function "relu" is not supported' },
+    { { activation_function = 3 }, "activation_function is 3; wanted a string" },
+    { { scale_attn_by_inverse_layer_idx = true }, "scale_attn_by_inverse_layer_idx = true is not supported" },
+    { { add_cross_attention = true }, "add_cross_attention = true is not supported" },
+    { { scale_attn_weights = false }, "scale_attn_weights = false is not supported" },
+    { { pruned_heads = { ["0"] = { 1 } } }, "pruned_heads is not supported" },
+    { { quantization_config = { bits = 4 } }, "quantised weights" },
+    { { n_embd = 16 }, "n_embd = 16 does not divide into n_head = 3 heads" },
+    { { n_head = 0 }, "n_head is 0; wanted a positive integer" },
+    { { n_layer = "2" }, "n_layer is 2; wanted a positive integer" },
+    { { n_inner = -4 }, "n_inner is -4; wanted a positive integer" },
+    { { n_inner = 61 }, "c_fc.weight has shape [15, 60]; config.json asks for [15, 61]" },
+    { { n_positions = 32 }, "wpe.weight has shape [64, 15]; config.json asks for [32, 15]" },
+    { { vocab_size = 1 << 40 }, "the vocabulary size is 1099511627776" },
+    { { layer_norm_epsilon = -1.0 }, "eps -1" },
+    { { layer_norm_epsilon = "x" }, "layer_norm_epsilon is x; wanted a number" },
+    { { tie_word_embeddings = "false" }, "tie_word_embeddings is false; wanted a boolean" },
+    { { tie_word_embeddings = false }, "1 tensors are missing: lm_head.weight (config.json does not say tie" },
+    { { n_layer = 1 }, "12 tensors that a GPT2LMHeadModel does not have: transformer.h.1" },
+    { { n_layer = 3 }, "12 tensors are missing: transformer.h.2" },
+    { { model_type = "gpt-2" }, 'did you mean "gpt2"' },
+  }
+  for _, case in ipairs(cases) do T.raises(pl.load, case[2], copy_of("gpt2", case[1])) end
+  pl.load(copy_of("gpt2", { activation_function = "gelu_pytorch_tanh", reorder_and_upcast_attn = true }))
+end)
+
+T.test("generation_is_refused_where_it_is_not_computed", function()
+  for _, name in ipairs { "bias", "gpt2" } do
+    T.raises(function() pl.load(GOLDEN .. "/" .. name):generate { { 1, 2 } } end, "only the Llama architecture generates")
+  end
+end)
+
+T.test("gpt2_new", function()
+  local m = pl.models.new(TINY, { seed = 3 })
+  T.eq(m:num_parameters(), (11 + 16) * 8 + 2 * (12 * 64 + 13 * 8) + 16)
+  local w = m:state_dict()
+  T.eq(w["transformer.h.1.ln_2.weight"]:sum():item(), 8.0)
+  for name, p in pairs(w) do
+    if name:find "bias$" then T.eq(p:abs():sum():item(), 0.0, name) end
+  end
+  local big = pl.models.new({ model_type = "gpt2", vocab_size = 500, n_embd = 64, n_layer = 8, n_head = 4 }, { seed = 3 })
+  w = big:state_dict()
+  T.eq(big.shape.context, 1024)
+  for _, name in ipairs { "wte", "wpe", "h.0.attn.c_attn.v", "h.7.mlp.c_fc" } do
+    T.near(w["transformer." .. name .. ".weight"]:std():item(), 0.02, 1e-3, name)
+  end
+  for _, name in ipairs { "attn.c_proj", "mlp.c_proj" } do
+    T.near(w["transformer.h.3." .. name .. ".weight"]:std():item(), 0.005, 5e-4, name)
+  end
+  local text = tostring(m)
+  T.ok(text:find("GPT2LMHeadModel: 1,976 parameters", 1, true) and text:find("transformer.h, 2 of 872 parameters", 1, true), text)
+  local copy = m:clone()
+  T.eq(copy:hash(), m:hash())
+  local long = {}
+  for i = 1, 17 do long[i] = i % 11 end
+  T.raises(m.score, "the limit is 16", m, { long })
 end)
 
 T.done()

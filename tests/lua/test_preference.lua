@@ -1,7 +1,11 @@
 -- Training on preferences: golden curves, first-step checks, every named loss, own losses.
 local T = require "tests.lua.harness"
 local pl = require "perilune"
-require("perilune.study.progress").quiet(true)
+local progress = require "perilune.study.progress"
+local reference = require "perilune.train.reference"
+local store = require "perilune.study.store"
+progress.quiet(true)
+store.set_home(T.tmpdir() .. "/home")
 
 local golden = assert(pl.json.read "tests/golden/train/losses.json")
 local tiny = pl.load "tests/golden/lm/tied"
@@ -42,6 +46,18 @@ for _, case in ipairs(golden.dpo) do
     end
   end)
 end
+
+-- PyTorch's curve is f32; the first loss is ln 2 only where the reference is read in bf16 too
+T.test("dpo_in_bf16_follows_the_f32_curve", function()
+  for _, case in ipairs(golden.dpo) do
+    local m = pl.train.preference(tiny, pairs4, with(golden_options(case, 4), { bf16 = true }))
+    local loss = column(m.history, "loss")
+    T.near(loss, case.loss, 2e-2)
+    T.near(loss[1], math.log(2), 1e-6)
+    T.eq(m.history[1]["rewards/margins"], 0.0)
+    T.ok(m.history[1]["logps/chosen"] ~= pl.train.preference(tiny, pairs4, golden_options(case, 4)).history[1]["logps/chosen"])
+  end
+end)
 
 T.test("dpo_ten_steps_as_pytorch_on_stories260K", function()
   local dir = T.need_shared() .. "/data/models/stories260K"
@@ -138,17 +154,89 @@ end)
 T.test("preference_reference_is_read_once_and_only_if_needed", function()
   local calls = 0
   local m = tiny:clone()
-  local plain = m.completion_sums
-  m.completion_sums = function(self, list)
+  local plain = m.pair_sums
+  m.pair_sums = function(self, list)
     calls = calls + 1
     return plain(self, list)
   end
+  reference.forget()
   local no_reference = pl.train.preference(m, pairs4, { loss = "simpo", lr = 1e-4, epochs = 3, batch_size = 2 })
   T.eq(calls, 0)                                   -- the policy is a clone: its calls are not counted
   T.eq(no_reference.history[1]["logps/reference_chosen"], nil)
   local dpo = pl.train.preference(m, pairs4, { loss = "dpo", lr = 1e-4, epochs = 3, batch_size = 2 })
   T.eq(calls, 2)
   T.ok(dpo.history[1]["logps/reference_chosen"])
+end)
+
+-- A model whose passes as a reference are counted; a training's policy is a clone, which is not.
+local function counted_model()
+  local m, passes = tiny:clone(), { n = 0 }
+  local plain = m.pair_sums
+  m.pair_sums = function(self, list)
+    passes.n = passes.n + (pl.grad_enabled() and 0 or 1)
+    return plain(self, list)
+  end
+  return m, passes
+end
+
+local SWEPT = { batch_size = 2, lr = 1e-3, max_steps = 4 }
+local SWEEP = { { beta = 0.3 }, { lr = 1e-2 }, { loss = "ipo" }, { max_steps = 7 }, { sft_reg = 0.1 },
+  { eval = { data = { { prompt = { 3, 4 }, chosen = { 5, 2 }, rejected = { 6, 2 } } } } } }
+
+T.test("preference_reference_is_kept_for_the_next_training", function()
+  local m, passes = counted_model()
+  reference.forget()
+  pl.train.preference(m, pairs4, SWEPT)
+  T.eq(passes.n, 2)
+  pl.train.preference(m, pairs4, with(SWEPT, SWEEP[#SWEEP])) -- its evaluation rows are new
+  T.eq(passes.n, 3)
+  local kept = {}
+  for i, more in ipairs(SWEEP) do kept[i] = pl.train.preference(m, pairs4, with(SWEPT, more)):hash() end
+  T.eq(passes.n, 3)
+  for i, more in ipairs(SWEEP) do
+    reference.forget()
+    T.eq(pl.train.preference(tiny, pairs4, with(SWEPT, more)):hash(), kept[i])
+  end
+end)
+
+T.test("preference_reference_is_read_again_where_it_may_differ", function()
+  local m, passes = counted_model()
+  reference.forget()
+  pl.train.preference(m, pairs4, SWEPT)
+  local before = passes.n
+  local function reads(rows, more)
+    pl.train.preference(m, rows, with(SWEPT, more))
+    local n = passes.n - before
+    before = passes.n
+    return n
+  end
+  T.eq(reads(pairs4), 0)
+  T.eq(reads(pairs4, { bf16 = true }), 2)
+  T.eq(reads(pairs4, { bf16 = true }), 0)
+  T.eq(reads(pairs4, { batch_size = 4 }), 1)
+  T.eq(reads(pairs4, { max_length = 8 }), 2)
+  T.eq(reads({ pairs4[1], pairs4[2], pairs4[3], with(pairs4[4], { chosen = { 7, 2 } }) }), 2)
+  pl.no_grad(function() m:parameters()[1]:mul_(1.01) end)
+  T.eq(reads(pairs4), 2)
+end)
+
+T.test("preference_reference_lies_on_disk_in_a_run", function()
+  local m, passes = counted_model()
+  local function trained(beta)
+    local out
+    reference.forget() -- as in another process
+    pl.recipe({ name = "sweep", run = function()
+      out = pl.train.preference(m, pairs4, with(SWEPT, { beta = beta })):hash()
+      return {}
+    end }):run()
+    return out
+  end
+  trained(0.1)
+  T.eq(passes.n, 2)
+  local kept = trained(0.2)
+  T.eq(passes.n, 2)
+  reference.forget()
+  T.eq(pl.train.preference(tiny, pairs4, with(SWEPT, { beta = 0.2 })):hash(), kept)
 end)
 
 T.test("preference_in_place_equals_not_in_place", function()
@@ -229,8 +317,9 @@ end)
 T.test("preference_first_step_catches_another_reference", function()
   local m = tiny:clone()
   local other = tiny:clone()
+  reference.forget()
   pl.no_grad(function() other:parameters()[1]:mul_(1.01) end)
-  m.completion_sums = function(_, list) return other:completion_sums(list) end    -- the reference is not the policy
+  m.pair_sums = function(_, list) return other:pair_sums(list) end    -- the reference is not the policy
   T.raises(function() pl.train.preference(m, pairs4, { lr = 1e-4, max_steps = 1 }) end, "same model")
 end)
 

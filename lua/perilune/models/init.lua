@@ -10,6 +10,7 @@ local models = {}
 
 -- model_type -> module
 local FAMILIES = {
+  gpt2 = "perilune.models.gpt2",
   llama = "perilune.models.llama",
 }
 
@@ -127,38 +128,99 @@ end
 -- A tied head may be in the file as well, but then it must be the embedding.
 local function check_tied_head(where, family, found, embed)
   local name = family.weight_name "head"
-  local st = found[name]
-  if not st then return end
+  local at = found[name]
+  if not at then return end
   found[name] = nil
-  local head = lm.to_float(st:tensor(name))
+  local head = lm.to_float(at.st:tensor(at.name))
   if not lm.equal(head, embed) then
     fail(where, "tie_word_embeddings is true, but %s is in the file and differs from the embedding; "
       .. "set tie_word_embeddings to false in config.json, or remove the tensor", name)
   end
 end
 
-local function load_weights(dir, family, config)
-  local found, where = open_weights(dir)
-  local params, missing = {}, {}
-  for i, w in ipairs(lm.weights(family.decoder(config))) do
-    local name = family.weight_name(w.name)
-    local st = found[name]
-    found[name] = nil
-    if st then
-      check_shape(where, name, st:info(name), w.shape)
-      params[i] = lm.to_float(st:tensor(name))
+-- How files hold a weight: most families as it is.
+local function stored(family, name)
+  return family.stored and family.stored(name) or { tensor = family.weight_name(name) }
+end
+
+-- The shape of the tensor that holds a weight of this shape.
+local function stored_shape(shape, at)
+  local out = at.transposed and { shape[2], shape[1] } or { table.unpack(shape) }
+  out[#out] = out[#out] * (at.parts or 1)
+  return out
+end
+
+-- The weight in a file's tensor; a part of it gets memory of its own.
+local function from_stored(t, at)
+  if at.parts then
+    local size = t:size(-1) // at.parts
+    t = t:narrow(-1, (at.part - 1) * size + 1, size):clone()
+  end
+  return (at.transposed and t:t() or t):contiguous()
+end
+
+-- All weights as files hold them: name -> tensor.
+local function to_stored(m)
+  local out, parts = {}, {}
+  for i, w in ipairs(m.weights) do
+    local at = stored(m.family, w.name)
+    local t = m.params[i]:detach()
+    if at.transposed then t = t:t() end
+    if at.parts then
+      parts[at.tensor] = parts[at.tensor] or {}
+      parts[at.tensor][at.part] = t
     else
-      missing[#missing + 1] = name
+      out[at.tensor] = t
     end
   end
-  if #missing > 0 then
-    local hint = missing[1] == family.weight_name "head" and " (config.json does not say tie_word_embeddings = true)" or ""
-    fail(where, "%d tensors are missing: %s%s", #missing, some_of(missing), hint)
+  for name, list in pairs(parts) do out[name] = core.tensor.cat(list, -1) end
+  return out
+end
+
+-- name as the family has it -> { st, name in the file }
+local function by_full_name(family, found, where)
+  local out = {}
+  for name, st in pairs(found) do
+    local full = family.full_name and family.full_name(name) or name
+    if out[full] then fail(where, "holds both %s and %s, which mean the same", full, full == name and out[full].name or name) end
+    out[full] = { st = st, name = name }
   end
+  return out
+end
+
+local function refuse_missing(where, family, missing)
+  local names, n = {}, 0
+  for name in pairs(missing) do
+    n = n + 1
+    names[n] = name
+  end
+  if n == 0 then return end
+  local hint = missing[family.weight_name "head"] and n == 1
+    and " (config.json does not say tie_word_embeddings = true)" or ""
+  fail(where, "%d tensors are missing: %s%s", n, some_of(names), hint)
+end
+
+local function load_weights(dir, family, config)
+  local files, where = open_weights(dir)
+  local found = by_full_name(family, files, where)
+  local params, missing, used = {}, {}, {}
+  for i, w in ipairs(lm.weights(family.decoder(config))) do
+    local at = stored(family, w.name)
+    local file = found[at.tensor]
+    if file then
+      used[at.tensor] = true
+      check_shape(where, file.name, file.st:info(file.name), stored_shape(w.shape, at))
+      params[i] = from_stored(lm.to_float(file.st:tensor(file.name)), at)
+    else
+      missing[at.tensor] = true
+    end
+  end
+  refuse_missing(where, family, missing)
+  for name in pairs(used) do found[name] = nil end
   if config.tie_word_embeddings then check_tied_head(where, family, found, params[1]) end
   local extra = {}
-  for name in pairs(found) do
-    if not family.ignorable(name) then extra[#extra + 1] = name end
+  for name, file in pairs(found) do
+    if not family.ignorable(name) then extra[#extra + 1] = file.name end
   end
   if #extra > 0 then
     fail(where, "%d tensors that a %s does not have: %s", #extra, family.architecture, some_of(extra))
@@ -232,8 +294,19 @@ local function tokenizer_from(v)
   return core.text.load(v)
 end
 
----A model with random weights: N(0, initializer_range), norms 1.
----@param config table # keys as in config.json; vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
+-- A vector is a bias ("norm_b", "layers.3.q_b") or a norm's weight.
+local function new_weight(family, config, w, seed, i)
+  if #w.shape == 1 then
+    return core.tensor[w.name:find "_b$" and "zeros" or "ones"](table.unpack(w.shape))
+  end
+  local p = core.tensor.zeros(table.unpack(w.shape))
+  local std = family.init_std and family.init_std(w.name, config) or config.initializer_range
+  lm.init_normal(p, seed, i, std)
+  return p
+end
+
+---A model with random weights: N(0, initializer_range), norms 1, biases 0; as a family's init_std says where it has one.
+---@param config table # keys as in config.json. model_type "llama" (default): vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads; "gpt2": vocab_size, n_embd, n_layer, n_head
 ---@param opts? { tokenizer?: any, seed?: integer }
 ---@return perilune.Model
 function models.new(config, opts)
@@ -245,12 +318,7 @@ function models.new(config, opts)
   local full = family.complete(given, "models.new")
   local params = {}
   for i, w in ipairs(lm.weights(family.decoder(full))) do
-    if #w.shape == 1 then
-      params[i] = core.tensor.ones(table.unpack(w.shape))
-    else
-      params[i] = core.tensor.zeros(table.unpack(w.shape))
-      lm.init_normal(params[i], o.seed, i, full.initializer_range)
-    end
+    params[i] = new_weight(family, full, w, o.seed, i)
   end
   return Model.new { family = family, config = full, params = params, tokenizer = tokenizer_from(o.tokenizer) }
 end
@@ -266,7 +334,7 @@ local function tokenizer_config(m)
   local first = m.end_token(m)
   return {
     tokenizer_class = "PreTrainedTokenizerFast",
-    model_max_length = m.config.max_position_embeddings,
+    model_max_length = m.shape.context,
     bos_token = token_text(m, m.tokenizer:bos_declared()),
     eos_token = token_text(m, first),
     clean_up_tokenization_spaces = false,
@@ -278,6 +346,9 @@ local function write_all(m, dir)
   local config = {}
   for k, v in pairs(m.config) do config[k] = v end
   config.torch_dtype, config.dtype = "float32", nil -- what is written below, whatever was read
+  for _, key in ipairs { "bos_token_id", "eos_token_id" } do
+    if config[key] == nil then config[key] = base.null end -- absent, transformers takes its family's own
+  end
   put("config.json", base.json_encode(config, { indent = 2 }) .. "\n")
   if next(m.generation_config) then
     put("generation_config.json", base.json_encode(m.generation_config, { indent = 2 }) .. "\n")
@@ -289,7 +360,7 @@ local function write_all(m, dir)
     end
   end
   for name, text in pairs(m.files) do put(name, text) end
-  format.safetensors_write(dir .. "/model.safetensors", m:state_dict(), { format = "pt" })
+  format.safetensors_write(dir .. "/model.safetensors", to_stored(m), { format = "pt" })
 end
 
 local function check_target(dir)

@@ -1,6 +1,9 @@
 --- The Llama family: what config.json means to the decoder, and the names of
 --- the weights. To add a family, write such a file and list it in models/init.lua.
 --- What the decoder cannot compute is refused by name, never skipped.
+local read = require "perilune.models.config"
+local refuse = read.refuse
+
 local llama = {
   model_type = "llama",
   architecture = "LlamaForCausalLM",
@@ -21,10 +24,6 @@ local DEFAULTS = {
 local NEEDED = {
   "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
 }
-
-local function refuse(where, message, ...)
-  error((where .. ": " .. message):format(...), 0)
-end
 
 -- rope_theta on top (transformers 4) or in rope_parameters (5); scaling is not computed here
 local function rope_theta(config, where)
@@ -48,26 +47,12 @@ end
 ---@param where string # named in errors
 ---@return table config
 function llama.complete(given, where)
-  local config = {}
-  for k, v in pairs(DEFAULTS) do config[k] = v end
-  for k, v in pairs(given) do config[k] = v end
-  for _, key in ipairs(NEEDED) do
-    local v = config[key]
-    if math.type(v) ~= "integer" or v < 1 then
-      refuse(where, "%s is %s; wanted a positive integer", key, v == nil and "missing" or tostring(v))
-    end
-  end
+  local config = read.fill(given, DEFAULTS, NEEDED, where)
   config.num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
   config.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
   config.rope_theta = rope_theta(config, where)
   if config.hidden_act ~= "silu" and config.hidden_act ~= "swish" then
     refuse(where, 'hidden_act "%s" is not supported; only "silu"', tostring(config.hidden_act))
-  end
-  for _, key in ipairs { "attention_bias", "mlp_bias" } do
-    if config[key] then refuse(where, "%s = true is not supported: the decoder has no biases", key) end
-  end
-  if config.quantization_config then
-    refuse(where, "quantised weights (quantization_config) are not supported; use the f32, f16 or bf16 model")
   end
   if (config.partial_rotary_factor or 1) ~= 1 then
     refuse(where, "partial_rotary_factor %s is not supported; only 1", tostring(config.partial_rotary_factor))
@@ -93,6 +78,8 @@ function llama.decoder(config)
     eps = config.rms_norm_eps,
     theta = config.rope_theta,
     tied = config.tie_word_embeddings,
+    attention_bias = config.attention_bias,
+    mlp_bias = config.mlp_bias,
   }
 end
 
@@ -112,8 +99,8 @@ local PARTS = {
 ---@param name string
 ---@return string
 function llama.weight_name(name)
-  local layer, part = name:match("^layers%.(%d+)%.(%w+)$")
-  if layer then return ("model.layers.%s.%s.weight"):format(layer, PARTS[part]) end
+  local layer, part = name:match "^layers%.(%d+)%.(%w+)"
+  if layer then return ("model.layers.%s.%s.%s"):format(layer, PARTS[part], name:find "_b$" and "bias" or "weight") end
   return ({ embed = "model.embed_tokens.weight", norm = "model.norm.weight", head = "lm_head.weight" })[name]
 end
 

@@ -127,6 +127,7 @@ local params = {
   batch_size = { 16, min = 1, doc = "examples (or pairs) a step" },
   optimizer = { "adamw", choices = { "adamw", "rmsprop", "sgd" }, doc = "for fine-tuning and preference training" },
   max_grad_norm = { 1.0, min = 0, doc = "clip the gradient's global norm (the paper: 10)" },
+  bf16 = { false, doc = "train in bf16 (weights and moments stay f32)" },
   sft = {
     lr = by_base("SFT on all prompts: learning rate", "sft", "lr"),
     epochs = by_base("SFT on all prompts: epochs", "sft", "epochs", "integer"),
@@ -181,7 +182,8 @@ local function tiny_base(p, run, seed, raw_text)
   local steps = math.max(1, p.tiny.tokens // (p.batch_size * CONTEXT))
   return run:remember {
     name = "base", kind = "model",
-    options = { seed = seed, steps = steps, batch_size = p.batch_size, tiny = p.tiny, context = CONTEXT },
+    options = { seed = seed, steps = steps, batch_size = p.batch_size, tiny = p.tiny, context = CONTEXT,
+      bf16 = p.bf16 },
     compute = function(ctx)
       local text = require "perilune.world.text"
       local tokenizer = text.tokenizer()
@@ -197,7 +199,7 @@ local function tiny_base(p, run, seed, raw_text)
       return pl.train.pretrain(model, raw_text.rows, {
         block_size = CONTEXT, batch_size = p.batch_size, max_steps = steps, lr = p.tiny.lr, betas = { 0.9, 0.98 },
         weight_decay = 0.05, lr_scheduler = "cosine", min_lr_ratio = 0.05, warmup_steps = math.min(50, steps // 10),
-        max_grad_norm = 1.0, seed = seed, in_place = true, label = "base", scratch = ctx.scratch,
+        max_grad_norm = 1.0, seed = seed, bf16 = p.bf16, in_place = true, label = "base", scratch = ctx.scratch,
       })
     end,
   }
@@ -236,7 +238,7 @@ end
 local function fine_tune(p, base, demos, o, seed)
   return pl.train.sft(base, demos, {
     lr = o.lr, epochs = o.epochs, batch_size = p.batch_size, optimizer = p.optimizer, lr_scheduler = "linear",
-    min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed,
+    min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed, bf16 = p.bf16,
   })
 end
 
@@ -254,7 +256,7 @@ local function ai_feedback(p, policy, critic, demos, prompts, preset, seed)
   return pl.train.preference(policy, pl.feedback.wrap(preferences, preset.wrapping), {
     loss = "dpo", beta = preset.dpo.beta, sft_reg = p.dpo.sft_reg > 0 and p.dpo.sft_reg or nil, lr = preset.dpo.lr,
     epochs = preset.dpo.epochs, batch_size = p.batch_size, optimizer = p.optimizer, lr_scheduler = "linear",
-    min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed,
+    min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed, bf16 = p.bf16,
   })
 end
 

@@ -43,8 +43,8 @@ local function context_of(model, o)
   local template, what = chat.choose(model, o.template)
   if o.template and not template then error("serve: " .. what, 0) end
   local seed, run = random_seed(), ("%08x"):format(random_seed() & 0xffffffff)
-  local ctx = { model = model, name = o.name, context = model.config.max_position_embeddings,
-    vocab = model.config.vocab_size, template = template, template_name = template and what or "none",
+  local ctx = { model = model, name = o.name, context = model.shape.context,
+    vocab = model.shape.vocab, template = template, template_name = template and what or "none",
     no_template = not template and what or nil, tokens = tokens.new(model.tokenizer), started = math.floor(base.walltime()),
     fingerprint = fingerprint(model), run = run, count = 0 }
   function ctx.fresh_seed()

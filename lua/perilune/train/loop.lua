@@ -50,6 +50,8 @@ function loop.spec(defaults)
     warmup_steps = { type = "integer", min = 0, doc = "the same, always steps" },
     warmup_ratio = { type = "number", min = 0, max = 1, doc = "the same, always a share" },
     max_grad_norm = { 1.0, min = 0, doc = "clip the global gradient norm; 0 = never" },
+    bf16 = { false, doc = "products and kept activations in bf16; weights, gradients and moments stay f32" },
+    gradient_checkpointing = { false, doc = "backward computes each layer again: less memory, the same result" },
     eval = { type = "table", doc = "{ data = rows, steps = every so many }" },
     save_dir = { type = "string", doc = "checkpoints go here, and a run found here goes on" },
     save_steps = { 500, min = 1, doc = "optimizer steps between checkpoints in save_dir" },
@@ -68,7 +70,7 @@ end
 -- Options that do not change what comes out.
 local SILENT = {
   on_step = true, label = true, scratch = true, cache = true, save_dir = true, save_steps = true,
-  save_total_limit = true, resume = true, in_place = true, eval = true,
+  save_total_limit = true, resume = true, in_place = true, eval = true, gradient_checkpointing = true,
 }
 
 ---The options that the result depends on, for keys and checkpoints.
@@ -183,16 +185,22 @@ local function add(a, b)
   end
 end
 
+-- A task's forward pass in the precision asked for; backward follows what forward kept. Whatever else
+-- the task reads meanwhile (a reference) is read in that precision too.
+local function forward(o, task, ...)
+  return pl.autocast(o.bf16 and "bf16" or "f32", task.micro, ...)
+end
+
 -- Runs examples in micro-batches; with `learn` gradients are accumulated.
-local function pass(task, model, list, batch_size, step, learn)
+local function pass(o, task, model, list, step, learn)
   local total = 0
   for _, i in ipairs(list) do
     total = total + task.weight(i)
   end
   local loss, sums = 0, {}
-  for at = 1, #list, batch_size do
-    local part = table.move(list, at, math.min(at + batch_size - 1, #list), 1, {})
-    local share, more = task.micro(model, part, total, step)
+  for at = 1, #list, o.batch_size do
+    local part = table.move(list, at, math.min(at + o.batch_size - 1, #list), 1, {})
+    local share, more = forward(o, task, model, part, total, step)
     local value = share:item()
     if not finite(value) then
       error(("%s: step %d: the loss is %s on rows %s; try a lower lr, more warmup or a smaller max_grad_norm, "
@@ -207,14 +215,14 @@ local function pass(task, model, list, batch_size, step, learn)
   return loss, sums, total
 end
 
-local function evaluate(task, model, batch_size, step)
+local function evaluate(o, task, model, step)
   local list = {}
   for i = 1, task.n do
     list[i] = i
   end
   local loss, sums, total
   pl.no_grad(function()
-    loss, sums, total = pass(task, model, list, batch_size, step, false)
+    loss, sums, total = pass(o, task, model, list, step, false)
   end)
   local out = { ["eval/loss"] = loss }
   for k, v in pairs(task.metrics(sums, total)) do
@@ -277,7 +285,7 @@ local function one_step(run, k)
   local began = core.now()
   local list, epoch = run.rows(k)
   opt:zero_grad()
-  local loss, sums, total = pass(task, model, list, o.batch_size, k, true)
+  local loss, sums, total = pass(o, task, model, list, k, true)
   local norm = opt:grad_norm()
   if not finite(norm) then
     error(("%s: step %d: the gradient norm is %s on rows %s; try a lower lr or more warmup, and look at these rows")
@@ -314,7 +322,7 @@ local function steps(run, first)
     local record = one_step(run, k)
     local last = k + 1 == run.total
     if task.eval and (last or (k + 1) % (o.eval.steps or run.per_epoch) == 0) then
-      add(record, evaluate(task.eval, run.model, o.batch_size, k + 1))
+      add(record, evaluate(o, task.eval, run.model, k + 1))
     end
     if run.metric then
       run.metric(record)
@@ -391,10 +399,12 @@ function loop.run(model, task, o, ctx)
   run.lr = run.opt.lr
   local began = core.now()
   run.started_at = resume(run)
+  model.decoder:checkpoint(o.gradient_checkpointing)
   local ok, problem = xpcall(steps, function(e)
     return e
   end, run, run.started_at)
   optim.forget(params)
+  model.decoder:checkpoint(false)
   if not ok then
     if type(problem) == "string" and (problem:find("interrupted", 1, true) or core.interrupted()) then
       problem = problem .. keep_interrupted(run)

@@ -1,11 +1,13 @@
 --- Training on preferences: rows {prompt, chosen, rejected}, a loss by name or a Lua
 --- function of small tensors. Chosen and rejected go through the model in one forward
---- pass. The reference is the model as it came; its log-probabilities are computed once
---- for all rows, when a loss first reads them, and never for a loss that does not.
+--- pass, as two branches of their prompt. The reference is the model as it came; its
+--- log-probabilities are computed once for all rows, when a loss first reads them
+--- (reference.lua), and never for a loss that does not.
 local losses = require "perilune.loss"
 local options = require "perilune.options"
 local pairs_of = require "perilune.loss.pairs"
 local pl = require "perilune"
+local reference = require "perilune.train.reference"
 local sft = require "perilune.train.sft"
 
 local preference = {}
@@ -131,35 +133,34 @@ local function n_tokens(t)
   return #t.ids - t.start + 1
 end
 
--- Log-probabilities [2B] of the pairs in `list`: first the chosen, then the rejected.
+-- Log-probabilities [B, 2] of the pairs in `list`: the chosen's and the rejected's. Their prompt is
+-- computed once.
 local function both(model, tokens, list)
-  local rows, n = {}, #list
+  local rows = {}
   for k, i in ipairs(list) do
-    rows[k], rows[n + k] = tokens.chosen[i], tokens.rejected[i]
+    rows[2 * k - 1], rows[2 * k] = tokens.chosen[i], tokens.rejected[i]
   end
-  return (model:completion_sums(rows))
+  return model:pair_sums(rows)
 end
-
----@class perilune.ReferenceStore
----@field chosen number[]
----@field rejected number[]
 
 -- The reference's log-probabilities of all rows, batch by batch in the order of the
 -- first epoch, so that the first step compares equal sums of equal batches.
-local function reference_of(model, tokens, batches)
-  local store = { chosen = {}, rejected = {} }
-  for i = 1, #tokens.chosen do -- rows that no step will read stay 0
-    store.chosen[i], store.rejected[i] = 0.0, 0.0
-  end
-  pl.no_grad(function()
-    for _, list in ipairs(batches) do
-      local sums, n = both(model, tokens, list):tolist(), #list
-      for k, i in ipairs(list) do
-        store.chosen[i], store.rejected[i] = sums[k], sums[n + k]
-      end
+local function reference_of(model, tokens, batches, bf16)
+  local spec = { model = model, bf16 = bf16, batches = batches, chosen = tokens.chosen, rejected = tokens.rejected }
+  return reference.get(spec, function()
+    local out = { chosen = {}, rejected = {} }
+    for i = 1, #tokens.chosen do -- rows that no step will read stay 0
+      out.chosen[i], out.rejected[i] = 0.0, 0.0
     end
+    pl.no_grad(function()
+      for _, list in ipairs(batches) do
+        for k, sums in ipairs(both(model, tokens, list):tolist()) do
+          out.chosen[list[k]], out.rejected[list[k]] = sums[1], sums[2]
+        end
+      end
+    end)
+    return out
   end)
-  return store
 end
 
 local function column(values, list)
@@ -289,13 +290,13 @@ function preference.make(spec)
   local store
   local task
 
-  local function reference(step)
+  local function read_reference(step)
     if not store then
       if not spec.reference and step > 0 then
         error(where .. ": the loss reads the reference for the first time after an update, but in_place = true "
           .. "gave it up", 0)
       end
-      store = reference_of(spec.reference or spec.model, tokens, spec.batches(task.n))
+      store = reference_of(spec.reference or spec.model, tokens, spec.batches(task.n), o.bf16)
       if task.eval then
         task.eval.reference(step)
       end
@@ -305,7 +306,7 @@ function preference.make(spec)
 
   task = {
     where = where, label = spec.label or (def.own and "preference" or def.name), n = #spec.rows,
-    counts = tokens.counts, reference = reference,
+    counts = tokens.counts, reference = read_reference,
     weight = function()
       return 1
     end,
@@ -326,15 +327,15 @@ function preference.make(spec)
   function task.micro(model, list, total, step)
     local sums, n = both(model, tokens, list), #list
     local p = pairs_of.new {
-      chosen_logps = sums:narrow(1, 1, n),
-      rejected_logps = sums:narrow(1, n + 1, n),
+      chosen_logps = sums:select(2, 1),
+      rejected_logps = sums:select(2, 2),
       chosen_tokens = counted(tokens.chosen, list),
       rejected_tokens = counted(tokens.rejected, list),
       ref_chosen_logps = function()
-        return column(reference(step).chosen, list)
+        return column(read_reference(step).chosen, list)
       end,
       ref_rejected_logps = function()
-        return column(reference(step).rejected, list)
+        return column(read_reference(step).rejected, list)
       end,
       reference_free = o.reference_free or nil,
     }

@@ -45,7 +45,7 @@ function pretrain.make(where, model, rows, o)
   if not eos then
     error(where .. ": the model names no end token (eos_token_id) to put between documents", 0)
   end
-  local context = model.config.max_position_embeddings
+  local context = model.shape.context
   if o.block_size > context then
     error(("%s: block_size %d is over the model's context of %d"):format(where, o.block_size, context), 0)
   end

@@ -1,0 +1,106 @@
+/* Packed weights of a decoder: see pack.h. */
+#include "lm/pack.h"
+
+static int64_t version_of(const pl_decoder *d) {
+  int64_t sum = d->embed->storage->version + d->norm->storage->version;
+  sum += d->cfg.tied ? 0 : d->head->storage->version;
+  for (int64_t l = 0; l < d->cfg.n_layers; l++) {
+    const pl_layer *y = &d->layers[l];
+    const pl_tensor *part[] = {y->q, y->k, y->v, y->o, y->gate, y->up, y->down};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+      sum += part[i]->storage->version;
+    }
+  }
+  return sum;
+}
+
+void pl_pack_drop(pl_ctx *c, pl_pack *p) {
+  if (p != NULL && --p->refs == 0) {
+    pl_free(c, p->memory);
+    pl_free(c, p->layers);
+    pl_free(c, p);
+  }
+}
+
+static int64_t whole_panels(int64_t n) {
+  return (n + PL_PACKED_COLS - 1) / PL_PACKED_COLS * PL_PACKED_COLS;
+}
+
+/* Lays one matrix at *used; without memory only counts. */
+static void lay(pl_pack *p, size_t *used, int64_t N, int64_t K, pl_packed *out) {
+  if (p->memory != NULL) {
+    pl_packed_init(out, p->kind, N, K, false, p->memory + *used);
+  }
+  *used += (pl_packed_bytes(p->kind, N, K, false) + 63) / 64 * 64;
+}
+
+/* Lays all matrices; returns the bytes they take. */
+static size_t lay_all(pl_pack *p, const pl_lm_config *f) {
+  const int64_t Q = f->heads * f->head_dim;
+  const int64_t K = f->kv_heads * f->head_dim;
+  size_t used = 0;
+  for (int64_t l = 0; l < f->n_layers; l++) {
+    pl_pack_layer *y = &p->layers[l];
+    lay(p, &used, Q + 2 * K, f->hidden, &y->qkv);
+    lay(p, &used, f->hidden, Q, &y->o);
+    lay(p, &used, 2 * whole_panels(f->ffn), f->hidden, &y->gate_up);
+    lay(p, &used, f->hidden, f->ffn, &y->down);
+  }
+  lay(p, &used, f->vocab, f->hidden, &p->head);
+  return used;
+}
+
+static void fill_layer(const pl_lm_config *f, const pl_layer *from, pl_pack_layer *to) {
+  const int64_t Q = f->heads * f->head_dim;
+  const int64_t K = f->kv_heads * f->head_dim;
+  pl_packed_fill(&to->qkv, 0, Q, pl_f32(from->q), NULL);
+  pl_packed_fill(&to->qkv, Q, K, pl_f32(from->k), NULL);
+  pl_packed_fill(&to->qkv, Q + K, K, pl_f32(from->v), NULL);
+  pl_packed_fill(&to->o, 0, f->hidden, pl_f32(from->o), NULL);
+  for (int64_t i = 0; i < f->ffn; i += PL_PACKED_COLS) {
+    const int64_t n = f->ffn - i < PL_PACKED_COLS ? f->ffn - i : PL_PACKED_COLS;
+    pl_packed_fill(&to->gate_up, 2 * i, n, pl_f32(from->gate) + i * f->hidden, NULL);
+    pl_packed_fill(&to->gate_up, 2 * i + PL_PACKED_COLS, n, pl_f32(from->up) + i * f->hidden, NULL);
+  }
+  pl_packed_fill(&to->down, 0, f->hidden, pl_f32(from->down), NULL);
+}
+
+static pl_status make(pl_ctx *c, const pl_decoder *d, pl_pack *p) {
+  p->layers = pl_alloc_zero(c, sizeof *p->layers * (size_t)d->cfg.n_layers);
+  if (p->layers == NULL) {
+    return PL_ENOMEM;
+  }
+  p->memory = pl_alloc_zero(c, lay_all(p, &d->cfg));
+  if (p->memory == NULL) {
+    return PL_ENOMEM;
+  }
+  (void)lay_all(p, &d->cfg);
+  for (int64_t l = 0; l < d->cfg.n_layers; l++) {
+    PL_TRY(pl_check_interrupt(c)); /* a large model takes seconds */
+    fill_layer(&d->cfg, &d->layers[l], &p->layers[l]);
+  }
+  pl_packed_fill(&p->head, 0, d->cfg.vocab, pl_f32(d->head), NULL);
+  return PL_OK;
+}
+
+pl_status pl_pack_of(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, pl_pack **out) {
+  const int64_t version = version_of(d);
+  if (d->pack == NULL || d->pack->kind != kind || d->pack->version != version) {
+    pl_pack_drop(c, d->pack); /* first, so that there are never two */
+    d->pack = NULL;
+    pl_pack *p = pl_alloc_zero(c, sizeof *p);
+    if (p == NULL) {
+      return PL_ENOMEM;
+    }
+    *p = (pl_pack){.kind = kind, .version = version, .refs = 1, .n_layers = d->cfg.n_layers};
+    const pl_status st = make(c, d, p);
+    if (st != PL_OK) {
+      pl_pack_drop(c, p);
+      return st;
+    }
+    d->pack = p;
+  }
+  d->pack->refs++;
+  *out = d->pack;
+  return PL_OK;
+}
