@@ -155,18 +155,18 @@ TEST_OF(N_(activations_match_their_formulas)) {
   }
   N_(pl_silu_mul)(COUNT, ta, tb, out[0]);
   N_(pl_silu_mul_back)(COUNT, ta, tb, tg, out[1], out[2], again);
-  CHECK(memcmp(again, out[0], COUNT * sizeof(A)) == 0);
   for (int i = 0; i < COUNT; i++) {
     const double s = 1 / (1 + exp(-a[i]));
     N_(near)("silu_mul", BACK(out[0][i]), a[i] * s * b[i], TOL, 0.1);
+    N_(near)("silu_mul again", BACK(again[i]), a[i] * s * b[i], TOL, 0.1);
     N_(near)("silu_mul ga", BACK(out[1][i]), g[i] * b[i] * s * (1 + a[i] * (1 - s)), TOL, 1);
     N_(near)("silu_mul gb", BACK(out[2][i]), g[i] * a[i] * s, TOL, 0.1);
   }
   N_(pl_gelu)(COUNT, ta, out[0]);
   N_(pl_gelu_back)(COUNT, ta, tg, out[1], again);
-  CHECK(memcmp(again, out[0], COUNT * sizeof(A)) == 0);
   for (int i = 0; i < COUNT; i++) {
     N_(near)("gelu", BACK(out[0][i]), gelu(a[i]), TOL, 0.1);
+    N_(near)("gelu again", BACK(again[i]), gelu(a[i]), TOL, 0.1);
     N_(near)("gelu ga", BACK(out[1][i]), fabs(a[i]) > 50 ? a[i] > 0 ? g[i] : 0 : g[i] * gelu_slope(a[i]),
              TOL, 1);
   }
