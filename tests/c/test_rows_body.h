@@ -80,7 +80,8 @@ static void N_(check_norm)(bool layer, int round, int64_t n, int64_t c) {
   if (bias) {
     N_(near_reals)("norm gb", c, tgb, gb, 4 * (double)n);
   }
-  void *all[] = {x, w, b, gy, y, gx, gw, gb, tx, tw, tb, tgy, tgx, tgw, tgb, ty, mean, rstd, scratch};
+  void *all[] = {x,  w,   b,   gy,  y,   gx, gw,   gb,   tx,     tw,
+                 tb, tgy, tgx, tgw, tgb, ty, mean, rstd, scratch};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     release(all[i]);
   }
@@ -167,8 +168,8 @@ TEST_OF(N_(activations_match_their_formulas)) {
   for (int i = 0; i < COUNT; i++) {
     N_(near)("gelu", BACK(out[0][i]), gelu(a[i]), TOL, 0.1);
     N_(near)("gelu again", BACK(again[i]), gelu(a[i]), TOL, 0.1);
-    N_(near)("gelu ga", BACK(out[1][i]), fabs(a[i]) > 50 ? a[i] > 0 ? g[i] : 0 : g[i] * gelu_slope(a[i]),
-             TOL, 1);
+    const double slope = fabs(a[i]) > 50 ? a[i] > 0 : gelu_slope(a[i]);
+    N_(near)("gelu ga", BACK(out[1][i]), g[i] * slope, TOL, 1);
   }
   for (int i = 0; i < 40; i++) {
     ta[i] = OF(NAN);
