@@ -75,7 +75,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 FUZZ_SECONDS = 60
 
-.PHONY: all lib tests study test test-aarch64 parity soak asan fuzz bench bench-net bench-peers docs install clean help FORCE
+.PHONY: all lib tests study test test-aarch64 parity soak asan fuzz bench bench-net bench-peers train-parity docs install clean help FORCE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -212,6 +212,10 @@ fuzz:
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=build/asan SANITIZE=1 build/asan/fuzz
 	@build/asan/fuzz $(FUZZ_SECONDS) $$(date +%s)
 
+# bf16 against f32 in a whole training, minutes; PL_SHARED names the folder with the text
+train-parity: all
+	@$(abspath $(BIN)) scripts/train-parity.lua
+
 # speed against this machine's peak; BENCH="sft --json" chooses, BENCH_JSON=FILE keeps the figures
 bench: all
 	@$(abspath $(BIN)) scripts/bench.lua $(BENCH)
@@ -261,6 +265,7 @@ help:
 	@echo 'make            build ./perilune'
 	@echo 'make study      install what is missing, build, run the study (./perilune run rlaif)'
 	@echo 'make test       install what is missing, build, run all tests'
+	@echo 'make train-parity  trains in bf16 and f32 to the same loss (minutes)'
 	@echo 'make parity     official clients and other servers against ours (needs python3)'
 	@echo 'make soak       10,000 calls to a faulty service, killed 20 times: no answer and no money lost'
 	@echo 'make test-aarch64  the kernels under an emulated AArch64 (needs gcc-aarch64-linux-gnu, qemu-user)'

@@ -24,7 +24,7 @@ function M.config(name)
   end
   return {
     model_type = "llama", hidden_size = s.d, num_hidden_layers = s.L, num_attention_heads = s.H,
-    num_key_value_heads = s.K, intermediate_size = s.ff, vocab_size = s.V, max_position_embeddings = 1024,
+    num_key_value_heads = s.K, intermediate_size = s.ff, vocab_size = s.V, max_position_embeddings = 2048,
     rms_norm_eps = 1e-5, rope_theta = 10000.0, tie_word_embeddings = s.tied, hidden_act = "silu",
   }
 end

@@ -43,35 +43,27 @@ function M.sft(w, seconds)
   return out
 end
 
--- Sums [2B] of the completions' log-probabilities, chosen first, then rejected.
-local function sums_of(model, pairs_list)
-  local rows, n = {}, #pairs_list
-  for i, p in ipairs(pairs_list) do rows[i], rows[n + i] = p.chosen, p.rejected end
-  return (model:completion_sums(rows))
-end
-
 ---w: { shape, batch = pairs, length, dtype }; the prompt is half; the reference's sums are kept
 function M.dpo(w, seconds)
   local half, vocab = w.length // 2, shapes.shapes[w.shape].V
   local model = shapes.model(w.shape)
   local opt = pl.optim.adamw(model:parameters(), { lr = 1e-5 })
-  local pairs_list = {}
+  local rows = {} -- chosen and rejected of each pair, as the trainer has them
   for i = 1, w.batch do
     local prompt = shapes.ids(half + 1, vocab, i)
     local function row(seed)
       local ids = table.move(shapes.ids(half, vocab, seed), 1, half, half + 2, table.move(prompt, 1, half + 1, 1, {}))
       return { ids = ids, start = half + 2, n_prompt = half + 1 }
     end
-    pairs_list[i] = { chosen = row(1000 + i), rejected = row(2000 + i) }
+    rows[2 * i - 1], rows[2 * i] = row(1000 + i), row(2000 + i)
   end
   local reference = pl.no_grad(function()
-    return within(w.dtype, function() return sums_of(model, pairs_list) end)
+    return within(w.dtype, function() return model:pair_sums(rows) end)
   end)
   local function step()
     local loss = within(w.dtype, function()
-      local gain = sums_of(model, pairs_list) - reference
-      local n = w.batch
-      return -pl.log_sigmoid(0.1 * (gain:narrow(1, 1, n) - gain:narrow(1, n + 1, n))):mean()
+      local gain = model:pair_sums(rows) - reference
+      return -pl.log_sigmoid(0.1 * (gain:narrow(2, 1, 1) - gain:narrow(2, 2, 1))):mean()
     end)
     loss:backward()
     opt:step()

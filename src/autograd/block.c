@@ -289,10 +289,11 @@ void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y) {
 }
 
 void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tensor *gy,
-                      pl_tensor *ggate, pl_tensor *gup) {
-#define GELU(T, A, S) pl_gelu_back_##S(pl_numel(up), P(A, up), P(A, gy), P(A, gup))
-#define SILU(T, A, S) \
-  pl_silu_mul_back_##S(pl_numel(up), P(A, gate), P(A, up), P(A, gy), P(A, ggate), P(A, gup))
+                      pl_tensor *ggate, pl_tensor *gup, pl_tensor *y) {
+#define GELU(T, A, S) pl_gelu_back_##S(pl_numel(up), P(A, up), P(A, gy), P(A, gup), P(A, y))
+#define SILU(T, A, S)                                                                          \
+  pl_silu_mul_back_##S(pl_numel(up), P(A, gate), P(A, up), P(A, gy), P(A, ggate), P(A, gup), \
+                       P(A, y))
   begin(up, "activation");
   if (gate == NULL) {
     EACH(up->dtype, GELU)

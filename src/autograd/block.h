@@ -68,8 +68,9 @@ pl_status pl_attend_back(pl_ctx *c, const pl_heads *h, const pl_tensor *qkv, con
 
 /* y = silu(gate) up, or gelu(up) where gate is NULL: all activations */
 void pl_activate(const pl_tensor *gate, const pl_tensor *up, pl_tensor *y);
+/* Sets ggate, gup, and y once more. */
 void pl_activate_back(const pl_tensor *gate, const pl_tensor *up, const pl_tensor *gy,
-                      pl_tensor *ggate, pl_tensor *gup);
+                      pl_tensor *ggate, pl_tensor *gup, pl_tensor *y);
 
 /* How activations are stored: bf16 under autocast, else as the numbers themselves. */
 pl_dtype pl_activation_dtype(const pl_ctx *c, pl_dtype real);

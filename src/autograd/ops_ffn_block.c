@@ -72,18 +72,13 @@ static pl_status spread(pl_ctx *c, work *w) {
   return PL_OK;
 }
 
-static pl_status activated(pl_ctx *c, work *w) {
-  PL_TRY(pl_matrix(c, w->act, w->N, w->F, &w->hidden));
-  pl_activate(w->kept[GATE], w->kept[UP], w->hidden);
-  return PL_OK;
-}
-
 static pl_status forward_in(pl_ctx *c, pl_call *k, work *w) {
   PL_TRY(open_work(c, k->in, &k->args, w));
   w->act = pl_activation_dtype(c, w->real);
   k->args.i[STORAGE] = w->act;
   PL_TRY(spread(c, w));
-  PL_TRY(activated(c, w));
+  PL_TRY(pl_matrix(c, w->act, w->N, w->F, &w->hidden));
+  pl_activate(w->kept[GATE], w->kept[UP], w->hidden);
   if (k->needs_grad && k->args.i[CHECKPOINT] == 0) {
     for (int j = 0; j < N_KEPT; j++) {
       k->saved[j] = w->kept[j] != NULL ? pl_tensor_ref(w->kept[j]) : NULL;
@@ -110,19 +105,20 @@ static pl_status forward(pl_ctx *c, pl_call *k) {
 
 /* ---- backward ------------------------------------------------------------------- */
 
-/* g[0], g[1]: the gradients of gate (where there is one) and up from gy = that of y */
-static pl_status spread_back(pl_ctx *c, const work *w, const pl_tensor *gy, pl_tensor **g) {
+/* g[0], g[1]: the gradients of gate (where there is one) and up from gy = that of y. The
+ * activation comes along. */
+static pl_status spread_back(pl_ctx *c, work *w, const pl_tensor *gy, pl_tensor **g) {
   pl_tensor *ghidden;
   PL_TRY(pl_matrix(c, w->act, w->N, w->F, &ghidden));
   pl_product(false, false, pl_whole(gy), pl_whole(w->in[DOWN_W]), PL_SET, pl_whole(ghidden));
-  pl_status st = PL_OK;
+  pl_status st = pl_matrix(c, w->act, w->N, w->F, &w->hidden);
   for (int j = 0; j < 2 && st == PL_OK; j++) {
     if (w->in[GATE_W + j] != NULL) {
       st = pl_matrix(c, w->act, w->N, w->F, &g[j]);
     }
   }
   if (st == PL_OK) {
-    pl_activate_back(w->kept[GATE], w->kept[UP], ghidden, g[0], g[1]);
+    pl_activate_back(w->kept[GATE], w->kept[UP], ghidden, g[0], g[1], w->hidden);
   }
   pl_tensor_unref(ghidden);
   return st;
@@ -170,16 +166,10 @@ static pl_status backward_in(pl_ctx *c, const pl_node *n, work *w, pl_tensor **g
       w->kept[j] = n->saved[j] != NULL ? pl_tensor_ref(n->saved[j]) : NULL;
     }
   }
-  if (pl_node_needs(n, DOWN_W)) {
-    PL_TRY(activated(c, w));
-    PL_TRY(pl_weight_back(c, n, DOWN_W, pl_whole(gy), w->hidden, gin));
-    pl_drop(&w->hidden);
-  }
   PL_TRY(pl_row_back(c, n, DOWN_B, pl_whole(gy), gin));
-  if (!pl_needs_any(n, X, UP_W) && !pl_needs_any(n, GATE_B, UP_B)) {
-    return PL_OK;
-  }
   PL_TRY(spread_back(c, w, gy, g));
+  PL_TRY(pl_weight_back(c, n, DOWN_W, pl_whole(gy), w->hidden, gin));
+  pl_drop(&w->hidden);
   PL_TRY(parts_back(c, n, w, g, gin));
   return pl_needs_any(n, X, NORM_B) ? norm_back(c, n, w, g, gy, gin) : PL_OK;
 }

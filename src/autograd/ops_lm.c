@@ -444,18 +444,16 @@ static pl_status silu_mul_backward(pl_ctx *c, const pl_node *n, pl_tensor *const
                                    pl_tensor **gin) {
   pl_dtype d = gout[0]->dtype;
   pl_tensor *t[2];
+  pl_tensor *y = NULL;
   PL_TRY(dense(c, n->in, 2, d, t));
-  pl_status st = pl_tensor_zeros(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[0]);
-  if (st == PL_OK) {
-    st = pl_tensor_zeros(c, d, n->in[0]->ndim, n->in[0]->shape, &gin[1]);
+  pl_status st = pl_tensor_like(c, t[0], &y);
+  for (int j = 0; j < 2 && st == PL_OK; j++) {
+    st = pl_tensor_like(c, t[0], &gin[j]);
   }
   if (st == PL_OK) {
-#define RUN(T, S)                                                                     \
-  pl_silu_mul_back_##S(pl_numel(t[0]), P(T, t[0]), P(T, t[1]), P(T, gout[0]), \
-                       P(T, gin[0]), P(T, gin[1]))
-    BOTH(d)
-#undef RUN
+    pl_activate_back(t[0], t[1], gout[0], gin[0], gin[1], y);
   }
+  pl_tensor_unref(y);
   drop(t, 2);
   return st;
 }

@@ -110,7 +110,7 @@ PL_INLINE int64_t key_row(const att_view *s, int64_t i) {
 typedef struct att_room {
   int64_t keys; /* even */
   int64_t ld;   /* of gk and gv */
-  real *key_rows, *value_rows, *channels, *line;
+  real *key_rows, *value_rows, *channels;
   real *queries, *grads, *query_panels, *grad_panels;
   real *s, *ds, *weights, *p_square, *ds_square; /* [keys of a block, queries] */
   real *t;                                       /* [D, queries] */
@@ -133,7 +133,6 @@ static int64_t room_of(int64_t longest, int64_t D, bool back, real *memory, att_
   *r = (att_room){.keys = keys, .ld = (D + 15) / 16 * 16};
   int64_t n = take(&r->key_rows, memory, 0, strips);
   n = take(&r->channels, memory, n, channels * keys);
-  n = take(&r->line, memory, n, D + 32);
   n = take(&r->queries, memory, n, panel);
   n = take(&r->t, memory, n, panel);
   n = take(&r->s, memory, n, block);
@@ -181,23 +180,6 @@ static void zero_keys(const att_job *j, const att_view *s, att_room *r) {
   const size_t bytes = (size_t)(s->length * r->ld) * sizeof(real);
   memset(r->gk + s->before * r->ld, 0, bytes);
   memset(r->gv + s->before * r->ld, 0, bytes);
-}
-
-/* Its parent's rows are written once more by each child. */
-PL_VARIANTS(void, put_keys, (const att_job *j, const att_view *s, int64_t kh, const att_room *r),
-            (j, s, kh, r)) {
-  const int64_t D = j->D;
-  for (int64_t i = 0; i < s->keys; i++) {
-    const int64_t row = key_row(s, i);
-    act *gk = j->gk + row * j->ldgk + kh * D;
-    act *gv = j->gv + row * j->ldgv + kh * D;
-    for (int64_t d = 0; d < D; d++) {
-      gk[d] = act_of(r->gk[i * r->ld + d] * j->scale);
-    }
-    for (int64_t d = 0; d < D; d++) {
-      gv[d] = act_of(r->gv[i * r->ld + d]);
-    }
-  }
 }
 
 /* ---- the instruction sets ----------------------------------------------------------------- */

@@ -242,51 +242,52 @@ ALONE void FN(turn)(int64_t n, int64_t D, const act *const *x, int64_t step, CEL
   }
 }
 
-/* One cell for each of D columns from a row (two rows, the second may be NULL). */
-TARGET PL_INLINE void FN(zip)(int64_t D, const act *x, const act *x2, CELL *out) {
 #if NATIVE
-  if (x2) {
-    for (int64_t d = 0; d < D; d++) {
-      out[d] = (uint32_t)x[d] | (uint32_t)x2[d] << 16;
-    }
-  } else {
-    for (int64_t d = 0; d < D; d++) {
-      out[d] = x[d];
-    }
-  }
+/* Halves of LANES columns, a row behind the other, as a row of cells. */
+TARGET PL_INLINE V FN(pairs)(__m512i v) {
+  return (V)_mm512_permutexvar_epi16(
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), v);
+}
+#endif
+
+/* The cells of LANES columns of a row (two rows, the second may be NULL), 0 beyond the n that
+ * are left. */
+TARGET PL_INLINE V FN(zip)(const act *x, const act *x2, int64_t n) {
+#if NATIVE
+  const __mmask16 m = n >= LANES ? 0xffff : (__mmask16)((1U << (n > 0 ? n : 0)) - 1);
+  const __m512i first = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(m, x));
+  return FN(pairs)(_mm512_inserti64x4(first, _mm256_maskz_loadu_epi16(x2 ? m : 0, x2), 1));
 #else
   (void)x2;
-  for (int64_t d = 0; d < D; d++) {
-    out[d] = act_real(x[d]);
-  }
+  return FN(reals)(x, n);
 #endif
 }
 
 /* Rows x[0..n) as panels of W columns: cell (k, d) at out[d / W * depth * W + k * W + d % W]. */
 ALONE void FN(panels)(int64_t n, int64_t D, const act *const *x, int64_t depth, CELL *out) {
-  for (int64_t d0 = 0; d0 < D; d0 += W) {
-    const int64_t cols = imin(W, D - d0);
-    CELL *to = out + d0 * depth;
-    memset(to, 0, (size_t)(depth * W) * sizeof *to);
-    for (int64_t k = 0; k * PAIR < n; k++) {
-      FN(zip)(cols, x[k * PAIR] + d0, k * PAIR + PAIR - 1 < n ? x[k * PAIR + PAIR - 1] + d0 : NULL,
-              to + k * W);
+  for (int64_t k = 0; k < depth; k++) {
+    const act *x1 = k * PAIR < n ? x[k * PAIR] : x[0];
+    const act *x2 = k * PAIR + PAIR - 1 < n ? x[k * PAIR + PAIR - 1] : NULL;
+    for (int64_t d = 0; d < D; d += LANES) {
+      CELL *to = out + d / W * depth * W + k * W + d % W;
+      FN(st)(to, FN(zip)(x1 + d, x2 ? x2 + d : NULL, k * PAIR < n ? D - d : 0));
     }
   }
 }
 
 /* Rows x[0..n) as strips of channels: strip s holds channels s D / strips and on, its row k
- * (keys k PAIR and on) at out[(s * depth + k) * STEP]. line: room for D + STEP cells. */
-ALONE void FN(strips)(int64_t n, int64_t D, const act *const *x, int64_t depth, CELL *line,
-                      CELL *out) {
+ * (keys k PAIR and on) at out[(s * depth + k) * STEP]. */
+ALONE void FN(strips)(int64_t n, int64_t D, const act *const *x, int64_t depth, CELL *out) {
   const int64_t count = ceil_div(D, MR);
-  for (int64_t k = 0; k * PAIR < n; k++) {
-    FN(zip)(D, x[k * PAIR], k * PAIR + PAIR - 1 < n ? x[k * PAIR + PAIR - 1] : NULL, line);
-    for (int64_t s = 0; s < count; s++) {
-      const CELL *from = line + s * D / count;
-      CELL *to = out + (s * depth + k) * STEP;
-      for (int i = 0; i < STEP; i += LANES) { /* a few too many: they do not count */
-        FN(st)(to + i, FN(ld)(from + i));
+  for (int64_t s = 0; s < count; s++) {
+    const int64_t d0 = s * D / count;
+    for (int64_t k = 0; k * PAIR < n; k++) {
+      const act *x2 = k * PAIR + PAIR - 1 < n ? x[k * PAIR + PAIR - 1] : NULL;
+      for (int64_t i = 0; i < STEP; i += LANES) { /* a few too many: they do not count */
+        const int64_t d = d0 + i < D ? d0 + i : D;
+        FN(st)(out + (s * depth + k) * STEP + i,
+               FN(zip)(x[k * PAIR] + d, x2 ? x2 + d : NULL, D - d));
       }
     }
   }
@@ -330,9 +331,9 @@ ALONE void FN(ready)(const att_job *j, const att_view *s, int64_t kh, int64_t i0
     FN(turn)(n, D, k, STEP, (CELL *)r->key_rows + i / MR * cells);
     if (r->value_rows) {
       FN(turn)(n, D, v, STEP, (CELL *)r->value_rows + i / MR * cells);
-      FN(strips)(n, D, k, depth, (CELL *)r->line, (CELL *)r->channels + i / PAIR * STEP);
+      FN(strips)(n, D, k, depth, (CELL *)r->channels + i / PAIR * STEP);
     } else {
-      FN(strips)(n, D, v, depth, (CELL *)r->line, (CELL *)r->channels + i / PAIR * STEP);
+      FN(strips)(n, D, v, depth, (CELL *)r->channels + i / PAIR * STEP);
     }
   }
 }
@@ -458,13 +459,6 @@ TARGET PL_INLINE V FN(power)(V x) {
 /* What two rows of reals are in bf16, one behind the other. */
 TARGET PL_INLINE __m512i FN(halves)(V a, V b) {
   return (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-}
-
-/* The same as pairs: a row of cells. */
-TARGET PL_INLINE V FN(pairs)(__m512i v) {
-  return (V)_mm512_permutexvar_epi16(
-      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), v);
 }
 #endif
 
@@ -652,6 +646,19 @@ ALONE void FN(backward_queries)(const att_job *j, const att_view *s, int64_t h, 
   FN(put_queries)(n, D, r->t, end, j->gq + row * j->ldgq + h * D, j->ldgq);
 }
 
+/* The gradient of all keys and values that s sees: its parent's are written once more by each
+ * child. */
+ALONE void FN(put_keys)(const att_job *j, const att_view *s, int64_t kh, const att_room *r) {
+  for (int64_t i = 0; i < s->keys; i++) {
+    const int64_t row = key_row(s, i);
+    for (int64_t d = 0; d < j->D; d += LANES) {
+      FN(put_reals)(j->gk + row * j->ldgk + kh * j->D + d,
+                    FN(ld)(r->gk + i * r->ld + d) * j->scale, j->D - d);
+      FN(put_reals)(j->gv + row * j->ldgv + kh * j->D + d, FN(ld)(r->gv + i * r->ld + d), j->D - d);
+    }
+  }
+}
+
 TARGET static void FN(backward_unit)(const att_job *j, int64_t unit, real *memory) {
   const int64_t kh = unit % j->K;
   const int64_t group = j->H / j->K;
@@ -666,7 +673,7 @@ TARGET static void FN(backward_unit)(const att_job *j, int64_t unit, real *memor
         FN(backward_queries)(j, &s, h, i, imin(W, s.length - i), &r);
       }
     }
-    put_keys(j, &s, kh, &r);
+    FN(put_keys)(j, &s, kh, &r);
   }
 }
 

@@ -12,10 +12,9 @@ typedef uint16_t pl_bf16;
 static inline pl_bf16 pl_bf16_of(float x) {
   uint32_t u;
   memcpy(&u, &x, sizeof u);
-  if ((u & 0x7fffffffU) > 0x7f800000U) {
-    return (pl_bf16)(u >> 16 | 0x40);
-  }
-  return (pl_bf16)((u + 0x7fffU + (u >> 16 & 1)) >> 16);
+  u += x == x ? 0x7fffU + (u >> 16 & 1) : 0;
+  u |= x == x ? 0 : 0x400000U;
+  return (pl_bf16)(u >> 16);
 }
 
 static inline float pl_bf16_float(pl_bf16 h) {

@@ -88,11 +88,11 @@ typedef struct pl_sequences {
                    T theta, bool inverse, A *y);                                                   \
   /* y = silu(a) * b, [n] */                                                                       \
   void pl_silu_mul_##S(int64_t n, const A *a, const A *b, A *y);                                   \
-  /* sets ga, gb */                                                                                \
-  void pl_silu_mul_back_##S(int64_t n, const A *a, const A *b, const A *gy, A *ga, A *gb);         \
-  /* y = a/2 (1 + tanh(sqrt(2/pi) (a + 0.044715 a^3))), [n]; the gradient sets ga */               \
+  /* sets ga, gb, and y once more */                                                               \
+  void pl_silu_mul_back_##S(int64_t n, const A *a, const A *b, const A *gy, A *ga, A *gb, A *y);   \
+  /* y = a/2 (1 + tanh(sqrt(2/pi) (a + 0.044715 a^3))), [n]; the gradient sets ga, y once more */  \
   void pl_gelu_##S(int64_t n, const A *a, A *y);                                                   \
-  void pl_gelu_back_##S(int64_t n, const A *a, const A *gy, A *ga);                                \
+  void pl_gelu_back_##S(int64_t n, const A *a, const A *gy, A *ga, A *y);                          \
   /* y[n,:] += b, y [N,C] with rows ld apart */                                                    \
   void pl_bias_##S(int64_t N, int64_t C, int64_t ld, const T *b, A *y);                            \
   /* sets gb[c] = sum_n g[n,c], rows in order */                                                   \

@@ -57,7 +57,7 @@ typedef struct pl_decoder {
   pl_tensor *norm;      /* [C] */
   pl_tensor *norm_b;    /* [C], or NULL */
   pl_tensor *head;      /* [V,C]; the embedding itself (one more reference) where tied */
-  bool checkpoint;  /* backward computes each half of a layer again: less memory, more time */
+  bool checkpoint;      /* backward computes each half of a layer again: less memory, more time */
   struct pl_pack *pack; /* the weights as generation wants them, or NULL: pack.h */
 } pl_decoder;
 

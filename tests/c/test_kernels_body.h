@@ -197,7 +197,7 @@ TEST_OF(N(silu_mul_matches_twin)) {
   pl_ref_silu_mul(COUNT, A, B, Y[0]);
   pl_ref_silu_mul_back(COUNT, A, B, G, Y[1], Y[2]);
   N(pl_silu_mul)(COUNT, a, b, y[0]);
-  N(pl_silu_mul_back)(COUNT, a, b, g, y[1], y[2]);
+  N(pl_silu_mul_back)(COUNT, a, b, g, y[1], y[2], y[0]);
   for (int o = 0; o < 3; o++) {
     N(close)("silu_mul", COUNT, y[o], Y[o]);
     release(y[o]), release(Y[o]);

@@ -74,6 +74,12 @@ T.test("pairs_of_all_kinds_in_one_batch", function()
   check(untied, all_rows(), "untied", 5e-5)
 end)
 
+T.test("pairs_with_learned_positions", function()
+  local gpt2 = pl.models.new({ model_type = "gpt2", vocab_size = 61, n_positions = 16, n_embd = 16, n_layer = 2, n_head = 2 },
+    { seed = 3 })
+  check(gpt2, all_rows(), "gpt2", 5e-5)
+end)
+
 T.test("pairs_in_pieces_stay_together", function()
   pl.no_grad(function()
     local rows = all_rows()

@@ -1,0 +1,85 @@
+-- Does bf16 train as f32 does? nanoGPT's small run on tinyshakespeare, character by character:
+-- the same network, hyper-parameters and number of steps, without dropout, in both precisions over
+-- several seeds. The known validation loss of this run is 1.88. Fails where a mean is above it
+-- or the two means are apart. Needs the text (under PL_SHARED, or ../shared); it takes minutes.
+--
+--   perilune scripts/train-parity.lua [STEPS [SEEDS]]
+local core = require("perilune.core").base
+local pl = require "perilune"
+
+local STEPS, SEEDS = tonumber(arg[1] or 2000), tonumber(arg[2] or 3)
+local CONTEXT, BATCH = 64, 12
+local MOST, APART = 1.88, 0.01
+local WINDOWS = 0x77696e646f7773 -- "windows": the stream that places are drawn from
+
+-- The text as ids, in the order of its characters' codes.
+local function read(path)
+  local text = assert(core.read_file(path))
+  local seen, id_of, n = {}, {}, 0
+  for i = 1, #text do seen[text:byte(i)] = true end
+  for c = 0, 255 do
+    if seen[c] then
+      id_of[c], n = n, n + 1
+    end
+  end
+  local ids = {}
+  for i = 1, #text do ids[i] = id_of[text:byte(i)] end
+  return ids, n
+end
+
+-- CONTEXT tokens from `at` on and the one after them: a row that is trained from its second token on.
+local function window(ids, at)
+  return { prompt = { ids[at] }, completion = table.move(ids, at + 1, at + CONTEXT, 1, {}) }
+end
+
+-- Rows at places drawn from all there are, none twice.
+local function drawn(ids, last, seed)
+  local rows = {}
+  local places = core.permutation(seed, WINDOWS, last - CONTEXT)
+  for i = 1, STEPS * BATCH do rows[i] = window(ids, places[i]) end
+  return rows
+end
+
+-- Mean loss a token over all of the text after `first`, in f32.
+local function validation(model, ids, first)
+  local rows = {}
+  for at = first, #ids - CONTEXT, CONTEXT do rows[#rows + 1] = window(ids, at) end
+  return pl.no_grad(function()
+    local sums, counts = model:completion_sums((model:tokenize_rows(rows)))
+    return -sums:sum():item() / counts:sum():item()
+  end)
+end
+
+local function train(ids, vocab, last, seed, bf16)
+  local model = pl.models.new({
+    model_type = "gpt2", vocab_size = vocab, n_positions = CONTEXT + 1, n_embd = 128, n_layer = 4, n_head = 4,
+  }, { seed = seed })
+  return pl.train.sft(model, drawn(ids, last, seed), {
+    lr = 1e-3, min_lr_ratio = 0.1, lr_scheduler = "cosine", warmup_steps = STEPS // 20, betas = { 0.9, 0.99 },
+    weight_decay = 0.1, max_grad_norm = 1.0, batch_size = BATCH, epochs = 1, seed = seed, bf16 = bf16,
+    in_place = true, label = ("%s, seed %d"):format(bf16 and "bf16" or "f32", seed),
+  })
+end
+
+local path = (os.getenv "PL_SHARED" or "../shared") .. "/data/text/tinyshakespeare.txt"
+local ids, vocab = read(path)
+local last = #ids * 9 // 10
+local means = { f32 = 0, bf16 = 0 }
+print(("%-6s %10s %10s %10s %12s"):format("seed", "precision", "train", "validation", "tokens/s"))
+for seed = 1, SEEDS do
+  for _, precision in ipairs { "f32", "bf16" } do
+    local m = train(ids, vocab, last, seed, precision == "bf16")
+    local loss, tail = validation(m, ids, last + 1), 0
+    for k = STEPS - 99, STEPS do tail = tail + m.history[math.max(k, 1)].loss / 100 end
+    means[precision] = means[precision] + loss / SEEDS
+    print(("%-6d %10s %10.4f %10.4f %12.0f"):format(seed, precision, tail, loss,
+      STEPS * BATCH * CONTEXT / m.history.summary.seconds))
+    io.stdout:flush()
+  end
+end
+local apart = math.abs(means.f32 - means.bf16)
+local good = means.f32 <= MOST and means.bf16 <= MOST and apart <= APART
+print(("%-6s %10s %10s %10.4f"):format("mean", "f32", "", means.f32))
+print(("%-6s %10s %10s %10.4f"):format("mean", "bf16", "", means.bf16))
+print(("apart %.4f (at most %.2f), validation at most %.2f: %s"):format(apart, APART, MOST, good and "ok" or "missed"))
+os.exit(good)
