@@ -9,8 +9,8 @@ static int64_t version_of(const pl_decoder *d) {
   int64_t sum = version(d->head);
   for (int64_t l = 0; l < d->cfg.n_layers; l++) {
     const pl_layer *y = &d->layers[l];
-    const pl_tensor *part[] = {y->q,   y->k,    y->v,  y->o,    y->q_b,  y->k_b,   y->v_b,
-                               y->o_b, y->gate, y->up, y->down, y->up_b, y->down_b};
+    const pl_tensor *part[] = {y->q,    y->k,  y->v,    y->o,      y->q_b,  y->k_b,   y->v_b,
+                               y->o_b,  y->gate, y->up, y->down, y->gate_b, y->up_b, y->down_b};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
       sum += version(part[i]);
     }
@@ -62,8 +62,10 @@ static void fill(pl_packed *to, int64_t n0, int64_t n, const pl_tensor *w, const
 static void fill_gated(const pl_lm_config *f, const pl_layer *from, pl_packed *to) {
   for (int64_t i = 0; i < f->ffn; i += PL_PACKED_COLS) {
     const int64_t n = f->ffn - i < PL_PACKED_COLS ? f->ffn - i : PL_PACKED_COLS;
-    pl_packed_fill(to, 2 * i, n, pl_f32(from->gate) + i * f->hidden, NULL);
-    pl_packed_fill(to, 2 * i + PL_PACKED_COLS, n, pl_f32(from->up) + i * f->hidden, NULL);
+    pl_packed_fill(to, 2 * i, n, pl_f32(from->gate) + i * f->hidden,
+                   from->gate_b == NULL ? NULL : pl_f32(from->gate_b) + i);
+    pl_packed_fill(to, 2 * i + PL_PACKED_COLS, n, pl_f32(from->up) + i * f->hidden,
+                   from->up_b == NULL ? NULL : pl_f32(from->up_b) + i);
   }
 }
 
