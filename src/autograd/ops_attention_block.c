@@ -308,10 +308,10 @@ static pl_status sample(pl_ctx *c, int which, pl_dtype d, pl_call *k) {
       PL_TRY(inputs(c, d, 81, true, &(shape){5, 35, 2, 1, 2, .layer = true, .bias = true}, k));
       k->args.i[CHECKPOINT] = 1;
       return ints(c, INTS(0, 5), &k->in[SEQ]);
-    case 5: /* two answers to one prompt, then a sequence alone */
-      PL_TRY(inputs(c, d, 101, false, &(shape){11, 6, 4, 2, 2, .theta = 100}, k));
-      PL_TRY(ints(c, INTS(0, 4, 6, 9, 11), &k->in[SEQ]));
-      return ints(c, INTS(-1, 0, 0, -1), &k->in[PARENT]);
+    case 5: /* a prompt with two answers, one sequence alone, a prompt with one answer */
+      PL_TRY(inputs(c, d, 61, false, &(shape){12, 6, 4, 2, 2, .theta = 100}, k));
+      PL_TRY(ints(c, INTS(-1, 0, 0, -1, -1, 4), &k->in[PARENT]));
+      return ints(c, INTS(0, 3, 5, 6, 8, 10, 12), &k->in[SEQ]);
     case 6: /* a window that ends in the prompt */
       PL_TRY(inputs(c, d, 121, false, &(shape){10, 6, 2, 1, 4, .window = 3, .theta = 100}, k));
       PL_TRY(ints(c, INTS(0, 4, 7, 10), &k->in[SEQ]));

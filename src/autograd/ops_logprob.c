@@ -157,8 +157,9 @@ const pl_op pl_op_token_logprob = {
     .params = "h: tensor, w: tensor, rows: pos, ids: ids",
     .ret = "Tensor",
     .doc = "log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] "
-           "token ids (0-based) give [M]. Softmax's numerators are kept for backward up to 256 MiB; "
-           "beyond, and without backward, logits exist for a block of the vocabulary at a time.",
+           "token ids (0-based) give [M]. Softmax's numerators are kept for backward up to "
+           "256 MiB; beyond, and without backward, logits exist for a block of the vocabulary "
+           "at a time.",
     .forward = head_forward,
     .backward = head_backward,
     .sample = head_sample,

@@ -58,7 +58,7 @@ typedef struct pl_sequences {
 /* Kernels with activations of type A, for reals of type T: also in bf16. */
 #define PL_DECLARE_ACT_KERNELS(T, A, S)                                                            \
   /* Causal attention in each sequence: q [N,H*D] and k, v [N,K*D] with rows ldq, ldk, ldv apart,  \
-   * y [N,H*D]. lse [N,H] = log sum exp of the scaled scores, kept for the gradient. Sets y, lse. */ \
+   * y [N,H*D]. lse [N,H] = log sum exp of the scaled scores, for the gradient. Sets y, lse. */    \
   void pl_attention_##S(const pl_sequences *seqs, int64_t H, int64_t K, int64_t D, const A *q,     \
                         int64_t ldq, const A *k, int64_t ldk, const A *v, int64_t ldv, A *y,       \
                         T *lse, T *scratch);                                                       \
@@ -101,7 +101,7 @@ typedef struct pl_sequences {
   void pl_residual_##S(int64_t N, int64_t C, const T *x, const T *b, T *y);                        \
   /* out[m] = log softmax(h[rows[m],:] w^T)[ids[m]]; h [N,C], w [V,C]; rows NULL = 0..M-1. stats   \
    * (log sum exp and maxima) is for the gradient, and so is kept [M*V]: softmax's numerators,     \
-   * or NULL, then the gradient computes the logits again. No logits but a block's are ever held. */ \
+   * or NULL, then the gradient computes the logits again. Logits exist for a block at a time. */  \
   void pl_token_logprob_##S(int64_t M, int64_t C, int64_t V, const T *h, const int32_t *rows,      \
                             const T *w, const int32_t *ids, T *out, T *stats, A *kept,             \
                             T *scratch);                                                           \

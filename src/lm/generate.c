@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/profile.h"
 #include "base/rng.h"
 #include "lm/forward.h"
 #include "lm/rowmath.h"
@@ -464,11 +465,16 @@ static bool stops(const pl_generator *g, int32_t id) {
 
 pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens) {
   PL_TRY(pl_check_interrupt(c));
-  PL_TRY(admit(c, g));
+  pl_profile_enter(c, "prompts", false);
+  pl_status st = admit(c, g);
+  pl_profile_leave(c, (pl_work){0});
   const int64_t n = g->n_run;
-  if (n > 0) {
-    PL_TRY(draw_all(c, g));
+  if (st == PL_OK && n > 0) {
+    pl_profile_enter(c, "tokens", false);
+    st = draw_all(c, g);
+    pl_profile_leave(c, (pl_work){0});
   }
+  PL_TRY(st);
   for (int64_t i = 0; i < n; i++) {
     if (g->drawn[i] < 0) {
       return pl_fail(c, PL_EINVAL, "generate: the model gives NaN or infinite logits for prompt "

@@ -1,6 +1,7 @@
 /* A decoder's weights packed for generation (kernels/packed.h): query, key and value side by
- * side, gate and up in turns of 16 columns, the head, and the biases. Made once and kept with the decoder
- * until the weights change or another format is wanted; whoever uses it holds a reference. */
+ * side, gate and up in turns of 16 columns, the head, and the biases. Made once and kept with
+ * the decoder until the weights change or another format is wanted; whoever uses it holds a
+ * reference. */
 #ifndef PL_LM_PACK_H
 #define PL_LM_PACK_H
 #include "kernels/packed.h"

@@ -279,8 +279,8 @@ static void prompt_of(int p, int32_t *out) {
 
 typedef struct kept { int64_t n; int32_t ids[TOKENS]; float lp[TOKENS]; pl_finish finish; } kept;
 
-static pl_status run_all(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t rows, const pl_sampling *s,
-                         kept out[PROMPTS][SAMPLES]) {
+static pl_status run_all(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t rows,
+                         const pl_sampling *s, kept out[PROMPTS][SAMPLES]) {
   pl_generator *g = NULL;
   const int32_t stop[] = {9};
   PL_TRY(pl_generator_new(c, d, kind, rows, stop, 1, &g));
@@ -432,7 +432,8 @@ TEST(lm_packed_weights_follow_the_model) {
   CHECK(c != a && c->layers[1].up.scale[16] == 0.25F / 127);
   pl_pack_drop(ctx(), b);
   pl_pack_drop(ctx(), c);
-  CHECK(a->refs == 1 && a->layers[1].up.N == 64); /* a generator that runs keeps what it began with */
+  /* a generator that runs keeps what it began with */
+  CHECK(a->refs == 1 && a->layers[1].up.N == 64);
   pl_pack_drop(ctx(), a);
   pl_decoder_free(ctx(), d);
 }

@@ -13,7 +13,8 @@ local SPEC = {
   template = { type = "string", choices = { "chatml", "llama3", "paper", "plain" },
     doc = "of chats; default: what the model's files ask for, else plain" },
   batch_size = { 64, min = 1, max = 4096, doc = "answers that run at a time" },
-  dtype = { "f32", choices = { "f32", "bf16", "int8" }, doc = "numbers of the weights: bf16 and int8 are faster and rounded" },
+  dtype = { "f32", choices = { "f32", "bf16", "int8" },
+    doc = "numbers of the weights: bf16 and int8 are faster and rounded" },
   max_queue = { 512, min = 0, max = 65536, doc = "answers that may wait; more get status 429" },
   token_env = { type = "string", doc = "environment variable with the token that clients must send; default: "
     .. TOKEN_ENV .. " where it is set" },

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The benchmark's own machinery: a workload in a process of its own, JSON, tables, refusals.
+# Speeds are not looked at.
+set -u
+bin=${PL_BIN:-./perilune}
+tmp=$(mktemp -d) || exit 2
+trap 'rm -rf "$tmp"' EXIT
+
+check() { # NAME COMMAND...
+  local name=$1
+  shift
+  if "$@" >"$tmp/out" 2>&1; then echo "ok $name"; else echo "not ok $name: $(tail -c 300 "$tmp/out")"; fi
+}
+
+BENCH_JSON=$tmp/bench.json "$bin" scripts/bench.lua seconds=0.1 sft-study-20 >"$tmp/table" 2>"$tmp/err"
+check "a table of what was chosen" grep -Eq 'SFT study, 16 x 20 +f32 .*tokens/s.*GFLOP/s.*%' "$tmp/table"
+check "the same as JSON" grep -q '"name": "sft-study-20"' "$tmp/bench.json"
+cat >"$tmp/some.json" <<'JSON'
+{"machine": "m", "threads": 2, "date": "2026-01-01T00:00:00Z", "rounds": 3, "results": [
+  {"what": "a", "dtype": "bf16", "rate": 10, "unit": "tokens/s", "share": 0.8, "probe": "bf16", "rss": 3e9, "ratio": 1.5,
+   "to_reach": {"share": 0.7, "rss": 2e9}, "reached": {"share": true, "rss": false}, "peers": []},
+  {"what": "b", "dtype": "f32", "missing": "not there yet", "to_reach": {"share": 0.5}, "reached": {}}]}
+JSON
+"$bin" scripts/bench/markdown.lua "$tmp/some.json" >"$tmp/markdown" 2>&1
+check "reached in the README's table" grep -q '| a | bf16 | 10 tokens/s | 80 % of the bf16 peak | 70 % | reached |' "$tmp/markdown"
+check "missed in the README's table" grep -q '| 3.00 GB | at most 2.00 GB | \*\*missed\*\* |' "$tmp/markdown"
+check "not measured is no success" grep -q '| b | f32 | not there yet | not measured | 50 % |  |' "$tmp/markdown"
+if "$bin" scripts/bench.lua no-such-thing >"$tmp/out" 2>&1; then status=0; else status=$?; fi
+check "a word that names nothing is refused" test "$status" -eq 1
+PERILUNE_BENCH_VENV=$tmp "$bin" scripts/bench-peers.lua rounds=1 seconds=0.1 sft-tiny-f32 >"$tmp/peers" 2>&1
+check "peers that are not there are named" grep -q 'torch is not installed' "$tmp/peers"
