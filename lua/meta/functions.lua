@@ -63,15 +63,16 @@ function pl.argmin(x, dim, keepdim) end
 
 ---Causal softmax(q k^T / sqrt(D)) v inside each of the packed sequences seq[s]..seq[s+1] (seq
 ---[S+1], from 0 to N): q [N, heads*D], k, v [N, kv_heads*D]; query heads share keys in groups
----(Ainslie et al. 2023).
+---(Ainslie et al. 2023). A query sees the last `window` keys up to its own, or all (0).
 ---@param q perilune.Tensor|number
 ---@param k perilune.Tensor|number
 ---@param v perilune.Tensor|number
 ---@param seq perilune.Tensor|integer[]
 ---@param heads integer
 ---@param kv_heads integer
+---@param window? integer default 0
 ---@return perilune.Tensor
-function pl.attention(q, k, v, seq, heads, kv_heads) end
+function pl.attention(q, k, v, seq, heads, kv_heads, window) end
 
 ---Calls f(...) with the matrix products of linear layers, decoder and head in "bf16" (sums in
 ---f32, as do weights, their gradients and the optimizer); returns what f returns. backward

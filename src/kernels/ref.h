@@ -13,8 +13,8 @@ void pl_ref_rms_norm_back(int64_t N, int64_t C, const double *x, const double *w
                           const double *gy, double *gx, double *gw);
 void pl_ref_rope(int64_t N, int64_t H, int64_t D, const double *x, const int32_t *pos, double theta,
                  bool inverse, double *y);
-void pl_ref_attention(int64_t S, const int32_t *seq, int64_t H, int64_t K, int64_t D,
-                      const double *q, const double *k, const double *v, double *y);
+void pl_ref_attention(int64_t S, const int32_t *seq, int64_t window, int64_t H, int64_t K,
+                      int64_t D, const double *q, const double *k, const double *v, double *y);
 void pl_ref_silu_mul(int64_t n, const double *a, const double *b, double *y);
 void pl_ref_silu_mul_back(int64_t n, const double *a, const double *b, const double *gy, double *ga,
                           double *gb);

@@ -68,15 +68,20 @@ void pl_ref_rope(int64_t N, int64_t H, int64_t D, const double *x, const int32_t
   }
 }
 
+/* The first key that query i sees. */
+static int64_t first_key(int64_t i, int64_t window) {
+  return window > 0 && i >= window ? i - window + 1 : 0;
+}
+
 /* The weight that query i gives to key k, both numbered from the start of one
- * sequence that begins at row n0. */
-static double weight(int64_t n0, int64_t i, int64_t k_row, int64_t h, int64_t H, int64_t K,
-                     int64_t D, const double *q, const double *k) {
+ * sequence that begins at row n0; keys before `from` are not seen. */
+static double weight(int64_t n0, int64_t from, int64_t i, int64_t k_row, int64_t h, int64_t H,
+                     int64_t K, int64_t D, const double *q, const double *k) {
   double top = -INFINITY;
   double own = 0;
   double sum = 0;
   for (int pass = 0; pass < 2; pass++) {
-    for (int64_t t = 0; t <= i; t++) {
+    for (int64_t t = from; t <= i; t++) {
       double s = 0;
       for (int64_t d = 0; d < D; d++) {
         s += q[((n0 + i) * H + h) * D + d] * k[((n0 + t) * K + h / (H / K)) * D + d];
@@ -93,16 +98,16 @@ static double weight(int64_t n0, int64_t i, int64_t k_row, int64_t h, int64_t H,
   return own / sum;
 }
 
-void pl_ref_attention(int64_t S, const int32_t *seq, int64_t H, int64_t K, int64_t D,
-                      const double *q, const double *k, const double *v, double *y) {
+void pl_ref_attention(int64_t S, const int32_t *seq, int64_t window, int64_t H, int64_t K,
+                      int64_t D, const double *q, const double *k, const double *v, double *y) {
   for (int64_t s = 0; s < S; s++) {
     int64_t n0 = seq[s];
     for (int64_t i = 0; i < seq[s + 1] - n0; i++) {
       for (int64_t h = 0; h < H; h++) {
         double *to = y + ((n0 + i) * H + h) * D;
         memset(to, 0, (size_t)D * sizeof *to);
-        for (int64_t t = 0; t <= i; t++) {
-          double p = weight(n0, i, t, h, H, K, D, q, k);
+        for (int64_t t = first_key(i, window); t <= i; t++) {
+          double p = weight(n0, first_key(i, window), i, t, h, H, K, D, q, k);
           for (int64_t d = 0; d < D; d++) {
             to[d] += p * v[((n0 + t) * K + h / (H / K)) * D + d];
           }
