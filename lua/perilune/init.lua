@@ -27,8 +27,9 @@ local computed = {
   gradcheck = function() return require "perilune.gradcheck" end,
 }
 
----Bytes of tensors and buffers alive now, the highest value so far, and the process's own peak.
----@return { live: integer, peak: integer, rss_peak: integer }
+---Bytes of tensors and buffers alive now, the highest value so far, and the process's own peak;
+---fresh: how many large blocks had to be asked of the system so far (in a steady step none).
+---@return { live: integer, peak: integer, fresh: integer, rss_peak: integer }
 function pl.memory()
   return core.base.memory()
 end

@@ -247,6 +247,7 @@ void *pl_alloc(pl_ctx *c, size_t bytes) {
   }
   header *h = reuse(c, bytes);
   if (!h) {
+    m->fresh += wants_class(bytes);
     h = fresh(bytes);
   }
   if (!h) {

@@ -29,6 +29,7 @@ typedef struct pl_profile pl_profile;         /* profile.h */
 typedef struct pl_mem {
   int64_t live;      /* bytes handed out now */
   int64_t peak;      /* highest value of live */
+  int64_t fresh;     /* large blocks that had to be asked of the system, ever */
   int64_t limit;     /* 0 = none; an allocation that would pass it fails */
   int64_t fail_at;   /* tests: fail the n-th allocation from now; 0 = never */
   pl_block_cache *cache;

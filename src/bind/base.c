@@ -552,6 +552,8 @@ static int memory(lua_State *L) {
   lua_setfield(L, -2, "live");
   lua_pushinteger(L, m->peak);
   lua_setfield(L, -2, "peak");
+  lua_pushinteger(L, m->fresh);
+  lua_setfield(L, -2, "fresh");
   lua_pushinteger(L, pl_rss_peak());
   lua_setfield(L, -2, "rss_peak");
   return 1;

@@ -52,4 +52,33 @@ T.test("a_step_that_runs_out_of_memory_leaves_the_model_unharmed", function()
   T.ok(pl.memory().live <= live + moments + 16384, ("%d bytes more"):format(pl.memory().live - live))
 end)
 
+T.test("a_steady_step_asks_the_system_for_nothing", function()
+  if QUICK then return end -- under the sanitizers nothing is kept, so that every use after free is seen
+  local m = pl.models.new({
+    vocab_size = 3000, hidden_size = 64, intermediate_size = 160, num_hidden_layers = 3, num_attention_heads = 2,
+    max_position_embeddings = 128, tie_word_embeddings = true,
+  }, { seed = 3 })
+  local opt = pl.optim.adamw(m:parameters(), { lr = 1e-3 })
+  local rows = {}
+  for r = 1, 8 do
+    rows[r] = { ids = {}, start = 2 }
+    for i = 1, 128 do rows[r].ids[i] = (r * 7919 + i * i * 31) % 3000 end
+  end
+  local function step()
+    opt:zero_grad()
+    local loss <close> = -m:completion_logprobs(rows):mean()
+    loss:backward()
+    opt:step()
+  end
+  for _, precision in ipairs { "f32", "bf16" } do
+    pl.autocast(precision, function()
+      for _ = 1, 3 do step() end
+      collectgarbage()
+      local before = pl.memory().fresh
+      for _ = 1, 3 do step() end
+      T.eq(pl.memory().fresh - before, 0)
+    end)
+  end
+end)
+
 T.done()
