@@ -1,7 +1,7 @@
 -- What runs beside each kind of workload in `make bench-peers`: PyTorch 2.13 in the settings
 -- of a user who installs it (usual) and of one who knows the machine (tuned: huge pages, freed
 -- memory kept, short waits of the threads, AdamW in one kernel), and llama.cpp. Their programs
--- are scripts/peers/*.py. PyTorch 1.13 is not run: it was slower on all of this.
+-- are scripts/peers/*.py. PyTorch 1.13 is not run.
 local base = require("perilune.core").base
 local child = require "scripts.bench.child"
 

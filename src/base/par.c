@@ -109,6 +109,31 @@ int pl_thread_id(void) {
   return omp_get_thread_num();
 }
 
+/* A thread that wakes is often put on the processor of the one that woke it, and the two take
+ * turns there while another processor idles: half the speed, until the system notices. So a
+ * thread that finds itself where thread 0 is forbids itself that processor for a moment, which
+ * moves it at once; rarely, for where others are busy it would move in vain each time. */
+static atomic_llong moved; /* when, in nanoseconds */
+
+static void settle(int first) {
+  enum { EVERY = 5000000 };
+  if (omp_get_thread_num() == 0 || sched_getcpu() != first) {
+    return;
+  }
+  const long long now = (long long)(1e9 * pl_now());
+  long long then = atomic_load(&moved);
+  cpu_set_t all;
+  if (now - then < EVERY || !atomic_compare_exchange_strong(&moved, &then, now) ||
+      sched_getaffinity(0, sizeof all, &all) != 0) {
+    return;
+  }
+  cpu_set_t others = all;
+  CPU_CLR(first, &others);
+  if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+    (void)sched_setaffinity(0, sizeof all, &all);
+  }
+}
+
 void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg) {
   int n = pl_threads();
   if (nblocks <= 1 || n == 1 || omp_in_parallel()) {
@@ -117,10 +142,15 @@ void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg) {
     }
     return;
   }
+  const int first = sched_getcpu();
   /* Always the full team: libgomp ends and restarts threads when its size changes. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(n)
-  for (int64_t i = 0; i < nblocks; i++) {
-    fn(arg, i);
+#pragma omp parallel num_threads(n)
+  {
+    settle(first);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t i = 0; i < nblocks; i++) {
+      fn(arg, i);
+    }
   }
 }
 
@@ -190,8 +220,10 @@ void pl_team_run(pl_team_fn fn, void *arg) {
   }
   pl_team team = {0, 0, 0};
   const double start = pl_now();
+  const int first = sched_getcpu();
 #pragma omp parallel num_threads(n)
   {
+    settle(first);
     const pl_member me = {omp_get_thread_num(), omp_get_num_threads(), &team};
     fn(arg, &me);
     pl_team_meet(&me); /* so that all waiting is seen */
