@@ -242,7 +242,6 @@ void pl_decoder_free(pl_ctx *c, pl_decoder *d) {
   if (d == NULL) {
     return;
   }
-  pl_pack_drop(c, d->pack);
   for (int64_t i = 0; i < pl_decoder_n_weights(&d->cfg); i++) {
     pl_tensor_unref(*slot(d, i));
   }
