@@ -15,18 +15,6 @@
 #include "kernels/corner.h"
 #include "kernels/impl.h"
 
-#if PL_IS_FLOAT
-typedef int32_t real_bits;
-#define PER_16 4
-#define PER_32 8
-#define PER_64 16
-#else
-typedef int64_t real_bits;
-#define PER_16 2
-#define PER_32 4
-#define PER_64 8
-#endif
-
 #define NONE ((real)-1e30)  /* the score of a key that must not be seen */
 #define LEAST ((real)-1e25) /* below any other, scaled */
 #define LOG2E ((real)1.44269504088896340736)

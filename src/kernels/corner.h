@@ -2,6 +2,20 @@
  * *_isa.h files share. They define VL, LANES, V and VI for their instruction set. */
 #ifndef PL_KERNELS_CORNER_H
 #define PL_KERNELS_CORNER_H
+#include "kernels/impl.h"
+
+/* Lanes of a register, and what selects among them. */
+#if PL_IS_FLOAT
+typedef int32_t real_bits;
+#define PER_16 4
+#define PER_32 8
+#define PER_64 16
+#else
+typedef int64_t real_bits;
+#define PER_16 2
+#define PER_32 4
+#define PER_64 8
+#endif
 
 /* Which lanes of two registers of l lanes make the new ones when corners of
  * size s are exchanged: lane i < l of the first, l + i of the second. */

@@ -6,18 +6,6 @@
 #include "kernels/corner.h"
 #include "kernels/impl.h"
 
-#if PL_IS_FLOAT
-typedef int32_t real_bits;
-#define PER_16 4
-#define PER_32 8
-#define PER_64 16
-#else
-typedef int64_t real_bits;
-#define PER_16 2
-#define PER_32 4
-#define PER_64 8
-#endif
-
 enum { AHEAD = 16 }; /* rows of B that are asked for before they are copied */
 
 /* A tile that sticks out over the right edge of C, from a copy: rare, and out
