@@ -2,7 +2,10 @@
 
 Run by hand:  python3 tests/golden/make_train.py [PATH OF stories260K]
   optim.json    ten steps of torch.optim with every option on a small function
-  losses.json   ten SFT and ten DPO steps of transformers' Llama on tests/golden/lm/tied: losses, gradient norms
+  losses.json   ten SFT and ten DPO steps of transformers' Llama on tests/golden/lm/tied: losses, gradient norms;
+                for SFT also how far torch.autocast in bf16 is from f32, in DRAWS runs from weights 1e-4 apart:
+                bf16_apart, of each step's loss the farthest, as a share of the f32 loss without a draw;
+                bf16_gradient_apart, of the first gradient over all parameters the mean, as a share of its length
   stories.json  the same on stories260K, with the texts tokenised by the tokenizers library
 The SFT loss is minus the mean log-probability of the answers' tokens over the batch. The DPO loss is
 -log sigmoid(beta ((L_w - ref_w) - (L_l - ref_l))) on summed log-probabilities, as TRL and the paper's code have it.
@@ -19,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "train")
 STEPS = 10
+DRAWS = 64
 
 
 def dump(name, value):
@@ -73,19 +77,56 @@ def optimizer(model, name, lr):
     return make[name](model.parameters())
 
 
-def train(path, loss_of, name, lr, clip):
+def load(path, draw=0):
+    """draw > 0: with weights up to 1 in 10^4 apart, which f32 hardly feels and bf16 rounds elsewhere."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    if draw > 0:
+        gen = torch.Generator().manual_seed(draw)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 1e-4 * (2 * torch.rand(p.shape, generator=gen) - 1))
+    return model
+
+
+def backward(model, loss_of, state, bf16):
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        loss = loss_of(model, state)
+    loss.backward()
+    return loss
+
+
+def train(path, loss_of, name, lr, clip, bf16=False, draw=0):
+    model = load(path, draw)
     opt = optimizer(model, name, lr)
     losses, norms = [], []
     state = {}
     for _ in range(STEPS):
-        opt.zero_grad()
-        loss = loss_of(model, state)
-        loss.backward()
+        loss = backward(model, loss_of, state, bf16)
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item())
         opt.step()
         losses.append(loss.item())
     return {"optimizer": name, "lr": lr, "max_grad_norm": clip, "loss": losses, "grad_norm": norms}
+
+
+def bf16_apart(path, loss_of, case):
+    worst = [0.0] * STEPS
+    for draw in range(1, DRAWS + 1):
+        curve = train(path, loss_of, case["optimizer"], case["lr"], case["max_grad_norm"], True, draw)["loss"]
+        worst = [max(w, abs(c / f - 1)) for w, c, f in zip(worst, curve, case["loss"])]
+    return worst
+
+
+def bf16_gradient_apart(path, loss_of):
+    total = 0
+    for draw in range(1, DRAWS + 1):
+        g = []
+        for bf16 in (False, True):
+            model = load(path, draw)
+            backward(model, loss_of, {}, bf16)
+            g.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        total += ((g[1] - g[0]).norm() / g[0].norm()).item()
+    return total / DRAWS
 
 
 def sft_loss(rows):
@@ -120,7 +161,12 @@ def tiny():
     ids = lambda n: torch.randint(3, 61, (n,), generator=gen).tolist()
     rows = [(ids(p), ids(c) + [2]) for p, c in [(4, 3), (2, 9), (7, 1), (1, 5), (12, 2), (3, 20)]]
     pairs = [(ids(p), ids(a) + [2], ids(b) + [2]) for p, a, b in [(4, 3, 5), (2, 9, 2), (7, 1, 6), (5, 12, 12)]]
-    out = runs(os.path.join(HERE, "lm", "tied"), rows, pairs, {"adamw": 1e-2, "rmsprop": 1e-3})
+    path = os.path.join(HERE, "lm", "tied")
+    out = runs(path, rows, pairs, {"adamw": 1e-2, "rmsprop": 1e-3})
+    out["sft"].append(train(path, sft_loss(rows), "rmsprop", 5e-4, 10.0))
+    for case in out["sft"]:
+        case["bf16_apart"] = bf16_apart(path, sft_loss(rows), case)
+    out["bf16_gradient_apart"] = bf16_gradient_apart(path, sft_loss(rows))
     out["rows"] = [{"prompt": p, "completion": c} for p, c in rows]
     out["pairs"] = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in pairs]
     dump("losses.json", out)
