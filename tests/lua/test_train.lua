@@ -34,7 +34,7 @@ local function golden_options(case, n)
 end
 
 for _, case in ipairs(golden.sft) do
-  T.test("sft_ten_steps_as_pytorch_" .. case.optimizer, function()
+  T.test(("sft_ten_steps_as_pytorch_%s_%g"):format(case.optimizer, case.lr), function()
     local m = pl.train.sft(tiny, golden.rows, golden_options(case, 6))
     T.near(column(m.history, "loss"), case.loss, 1e-4)
     for i, r in ipairs(m.history) do
@@ -67,16 +67,50 @@ T.test("sft_ten_steps_as_pytorch_on_stories260K", function()
   end
 end)
 
--- RMSprop's curve overshoots with this lr, so that rounding grows; it is compared while it falls.
+-- Within 2e-2 of PyTorch's f32 curve at every step, except what bf16 itself costs RMSprop at lr 1e-3: its first step moves
+-- every weight by lr / sqrt(1 - alpha) = 0.01 whatever the size of its gradient, so that a sign lost to rounding is a weight
+-- 0.02 off, and the curve is steep. Of 64 runs from weights 1e-4 apart, f32 leaves 2e-2 in none, f32 with nothing but the
+-- weights rounded for the products in 34, torch.autocast in 56 (by up to 5.1e-2), ours in 53; the root mean square at steps
+-- 5 and 10 is 1.7e-2 and 2.2e-2, 2.5e-2 and 2.5e-2, 1.7e-2 and 3.0e-2. From step 5 on the limit is the farthest torch went
+-- there. At half the lr rounding does not grow: in 64 runs torch is within 7.9e-3, ours within 6.8e-3, the limit is 1e-2.
 T.test("sft_in_bf16_follows_the_f32_curve", function()
   for _, case in ipairs(golden.sft) do
     local m = pl.train.sft(tiny, golden.rows, with(golden_options(case, 6), { bf16 = true }))
     local loss = column(m.history, "loss")
     T.ok(math.abs(loss[1] - case.loss[1]) > 1e-6, "nothing was rounded")
-    for i = 1, case.optimizer == "adamw" and 10 or 4 do
-      T.near(loss[i], case.loss[i], 2e-2 * case.loss[i])
+    local calm = case.optimizer == "rmsprop" and case.lr < 1e-3
+    for i = 1, 10 do
+      local limit = calm and 1e-2 or i <= 4 and 2e-2 or math.max(2e-2, case.bf16_apart[i])
+      T.near(loss[i], case.loss[i], limit * case.loss[i], ("%s, lr %g, step %d"):format(case.optimizer, case.lr, i))
     end
   end
+end)
+
+-- Curves forgive noise, gradients do not: one more bit rounded off more than doubles this. Ours is 2.5e-2 off, torch.autocast
+-- 2.9e-2; the weights and activations of forward account for nearly all of it, backward in f32 would take off 0.1e-2. A
+-- single start is off by 2.1e-2 to 3.0e-2, so the mean of eight is taken.
+T.test("gradients_in_bf16_are_no_noisier_than_pytorchs", function()
+  local function gradient(m, dtype)
+    for _, p in ipairs(m:parameters()) do p:zero_grad() end
+    pl.autocast(dtype, function() m:score(golden.rows):sum():backward() end)
+    local all = {}
+    for i, p in ipairs(m:parameters()) do all[i] = p.grad:reshape(-1) end
+    return pl.cat(all, 1)
+  end
+  local mean = 0
+  for draw = 1, 8 do
+    local m = tiny:clone()
+    pl.no_grad(function()
+      for i, p in ipairs(m:parameters()) do
+        p:mul_((pl.rand(p:shape(), { seed = 100 * draw + i }) - 0.5) * 2e-4 + 1)
+      end
+    end)
+    local exact = gradient(m, "f32")
+    local apart = gradient(m, "bf16") - exact
+    mean = mean + math.sqrt((apart * apart):sum():item() / (exact * exact):sum():item()) / 8
+  end
+  T.ok(mean > 1e-3, "nothing was rounded")
+  T.ok(mean < golden.bf16_gradient_apart, ("%g of the gradient"):format(mean))
 end)
 
 T.test("gradient_checkpointing_changes_no_byte", function()
