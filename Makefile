@@ -97,7 +97,7 @@ $(BUILD)/host/%.o: FLAGS += $(HOST_FLAGS)
 # The peak is that of fused multiply-adds; -std=c11 alone would part them.
 $(BUILD)/kernels/probe_once.o: FLAGS += -ffp-contract=fast
 # The same for generation's kernels; the tiles of packed products are unrolled by hand.
-$(BUILD)/lm/rowmath.o $(BUILD)/lm/sample.o: FLAGS += -ffp-contract=fast
+$(BUILD)/lm/rowmath.o $(BUILD)/lm/attend.o $(BUILD)/lm/sample.o: FLAGS += -ffp-contract=fast
 $(BUILD)/kernels/packed_once.o: FLAGS += -ffp-contract=fast
 ifeq ($(SANITIZE),)
 $(BUILD)/kernels/packed_once.o: CFLAGS += -O2

@@ -13,7 +13,7 @@ typedef enum pl_isa {
   PL_ISA_BASELINE,
   PL_ISA_AVX2,
   PL_ISA_AVX512,
-  PL_ISA_AVX512BF16, /* AVX-512 for all but products and roundings of bf16 */
+  PL_ISA_AVX512BF16, /* AVX-512 for all but products and roundings of bf16 and bytes */
   PL_ISA_COUNT
 } pl_isa;
 
@@ -37,7 +37,7 @@ const char *pl_isa_complaint(char out[160]);
 #define PL_TARGET_AVX2 __attribute__((target("arch=x86-64-v3")))
 #define PL_TARGET_AVX512 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
 #define PL_TARGET_AVX512BF16 \
-  __attribute__((target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")))
+  __attribute__((target("arch=x86-64-v4,avx512bf16,avx512vnni,prefer-vector-width=512")))
 
 /* PL_VARIANTS(void, f, (int64_t n, real *x), (n, x)) { body } defines the static
  * function f, compiled for each instruction set; arithmetic on bf16 gains nothing by

@@ -32,7 +32,8 @@ bool pl_isa_has(pl_isa isa) {
     case PL_ISA_AVX2: return __builtin_cpu_supports("x86-64-v3") != 0;
     case PL_ISA_AVX512: return __builtin_cpu_supports("x86-64-v4") != 0;
     case PL_ISA_AVX512BF16:
-      return pl_isa_has(PL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16") != 0;
+      return pl_isa_has(PL_ISA_AVX512) && __builtin_cpu_supports("avx512bf16") != 0 &&
+             __builtin_cpu_supports("avx512vnni") != 0; /* no processor has the one alone */
     default: return false;
   }
 #else

@@ -87,24 +87,24 @@ PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
     act *restrict e = j->e + i * n;
     for (v = 0; v + 16 <= n; v += 16) {
       for (int k = 0; k < 16; k++) {
-        real p = k_exp(z[v + k] - top);
+        real p = k_exp_below(z[v + k] - top);
         sum[k] += p;
         e[v + k] = act_of(p);
       }
     }
     for (; v < n; v++) {
-      real p = k_exp(z[v] - top);
+      real p = k_exp_below(z[v] - top);
       s += p;
       e[v] = act_of(p);
     }
   } else {
     for (v = 0; v + 16 <= n; v += 16) {
       for (int k = 0; k < 16; k++) {
-        sum[k] += k_exp(z[v + k] - top);
+        sum[k] += k_exp_below(z[v + k] - top);
       }
     }
     for (; v < n; v++) {
-      s += k_exp(z[v] - top);
+      s += k_exp_below(z[v] - top);
     }
   }
   for (int w = 8; w > 0; w /= 2) {
@@ -148,7 +148,7 @@ PL_VARIANTS(void, backward_rows, (void *arg, int64_t b), (arg, b)) {
       const real *restrict z = j->z + i * n;
       real lse = j->lse_in[i];
       for (int64_t v = 0; v < n; v++) {
-        e[v] = act_of(-g * k_exp(z[v] - lse));
+        e[v] = act_of(-g * k_exp_below(z[v] - lse));
       }
     } else {
       real f = -g * k_exp(j->top_in[i] - j->lse_in[i]);

@@ -4,8 +4,8 @@
  *   VL        floats in a vector register
  *   MR        most rows of a register tile
  *   WIDE4, WIDE2  up to how many rows a tile is 4 and 2 panels wide
- *   PAIRS     1: bf16 numbers are multiplied by pairs (vdpbf16ps), activations are bf16;
- *             0: both are widened to floats */
+ *   PAIRS     1: bf16 numbers are multiplied by pairs (vdpbf16ps), bytes by fours (vpdpbusd);
+ *             0: all are widened to floats */
 
 #define FN(name) PL_CAT(name, ISA)
 #define INL TARGET static inline __attribute__((always_inline))
@@ -28,41 +28,19 @@ INL VI FN(ldi)(const void *p) {
   return v;
 }
 
-/* VL weights of 8 bits as floats */
-INL V FN(from8)(const void *p) {
-#if VL == 16
-  return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
-#elif VL == 8
-  return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
-#else
-  const int8_t *q = p;
-  return (V){q[0], q[1], q[2], q[3]};
-#endif
-}
-
 /* acc[mr][np panels] += the whole depth; the sizes are constants at every call. */
 INL void FN(depth)(const pl_pack_kind kind, const int mr, const int np, int64_t K, const char *x,
                    int64_t ldx, const char *w, int64_t panel, V acc[MR][4 * PV]) {
   /* what comes after these panels, or a little further down them where they are long */
   const int64_t ahead = np * panel <= 1 << 16 ? np * panel : 1 << 11;
-  const int64_t step = kind == PL_PACK_F32 ? 64 : kind == PL_PACK_BF16 ? 64 : 16;
 #if PAIRS
-  if (kind != PL_PACK_F32) {
-    const __m512i zip = _mm512_set_epi16(63, 31, 61, 29, 59, 27, 57, 25, 55, 23, 53, 21, 51, 19, 49,
-                                         17, 47, 15, 45, 13, 43, 11, 41, 9, 39, 7, 37, 5, 35, 3, 33,
-                                         1); /* the upper halves of two vectors, as pairs */
+  if (kind == PL_PACK_BF16) {
     for (int64_t k = 0; k < (K + 1) / 2; k++) {
       __m512bh b[4];
 #pragma GCC unroll 4
       for (int j = 0; j < np; j++) {
-        const char *p = w + j * panel;
-        if (kind == PL_PACK_BF16) {
-          b[j] = (__m512bh)_mm512_loadu_si512(p);
-        } else {
-          const __m512i even = (__m512i)FN(from8)(p);
-          b[j] = (__m512bh)_mm512_permutex2var_epi16(even, zip, (__m512i)FN(from8)(p + 16));
-        }
-        __builtin_prefetch(p + ahead, 0, 2);
+        b[j] = (__m512bh)_mm512_loadu_si512(w + j * panel);
+        __builtin_prefetch(w + j * panel + ahead, 0, 2);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < mr; i++) {
@@ -74,7 +52,7 @@ INL void FN(depth)(const pl_pack_kind kind, const int mr, const int np, int64_t 
           acc[i][j] = (V)_mm512_dpbf16_ps((__m512)acc[i][j], a, b[j]);
         }
       }
-      w += kind == PL_PACK_BF16 ? 64 : 32;
+      w += 64;
     }
     return;
   }
@@ -87,12 +65,10 @@ INL void FN(depth)(const pl_pack_kind kind, const int mr, const int np, int64_t 
       const char *p = w + j / PV * panel;
       if (kind == PL_PACK_F32) {
         b[j] = FN(ld)(p + j % PV * 4 * VL);
-      } else if (kind == PL_PACK_BF16) {
+      } else {
         const VI both = FN(ldi)(p + j % PV * 4 * VL);
         b[j] = (V)(both << 16);
         odd[j] = (V)(both & (int32_t)0xffff0000);
-      } else {
-        b[j] = FN(from8)(p + j % PV * VL);
       }
       if (j % PV == 0) {
         __builtin_prefetch(p + ahead, 0, 2);
@@ -110,8 +86,83 @@ INL void FN(depth)(const pl_pack_kind kind, const int mr, const int np, int64_t 
         }
       }
     }
-    w += step;
+    w += 64;
   }
+}
+
+/* The same for weights of 8 bits. */
+INL void FN(depth8)(const int mr, const int np, const pl_operand *in, const char *x, int64_t ldx,
+                    const char *w, int64_t panel, V acc[MR][4 * PV]) {
+  const int64_t K = depth_of(in);
+  const int64_t ahead = np * panel <= 1 << 16 ? np * panel : 1 << 11;
+#if PAIRS
+  const int64_t piece = fours(in->piece);
+  const char *scales = x + K;
+  for (int64_t k0 = 0; k0 < K; k0 += piece) { /* integers within a piece, floats beyond */
+    const int64_t k1 = k0 + piece < K ? k0 + piece : K;
+    __m512i sum[MR][4];
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < np; j++) {
+        sum[i][j] = _mm512_set1_epi32(scale_at(scales + i * ldx)->minus);
+      }
+    }
+    for (int64_t k = k0; k < k1; k += 4) {
+      __m512i b[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < np; j++) {
+        b[j] = _mm512_loadu_si512(w + j * panel);
+        __builtin_prefetch(w + j * panel + ahead, 0, 2);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < mr; i++) {
+        int32_t four;
+        memcpy(&four, x + i * ldx + k, sizeof four);
+        const __m512i a = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+        for (int j = 0; j < np; j++) {
+          sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], b[j], a);
+        }
+      }
+      w += 64;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < mr; i++) {
+      const float scale = scale_at(scales + i * ldx)->scale;
+#pragma GCC unroll 4
+      for (int j = 0; j < np; j++) {
+        acc[i][j] += (V)_mm512_cvtepi32_ps(sum[i][j]) * scale;
+      }
+    }
+    scales += sizeof(byte_scale);
+  }
+#else
+  for (int64_t k = 0; k < K; k += 4, w += 64) {
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+      V b[4 * PV];
+#pragma GCC unroll 16
+      for (int j = 0; j < np * PV; j++) {
+        const char *p = w + j / PV * panel;
+        const VI byte = FN(ldi)(p + j % PV * 4 * VL) >> 8 * t & 255;
+        b[j] = __builtin_convertvector(byte, V) - BYTE_ZERO;
+        if (j % PV == 0 && t == 0) {
+          __builtin_prefetch(p + ahead, 0, 2);
+        }
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < mr; i++) {
+        float a;
+        memcpy(&a, x + i * ldx + 4 * (k + t), sizeof a);
+#pragma GCC unroll 16
+        for (int j = 0; j < np * PV; j++) {
+          acc[i][j] += b[j] * a;
+        }
+      }
+    }
+  }
+#endif
 }
 
 /* One tile: mr rows, np panels from p on. */
@@ -129,7 +180,12 @@ INL void FN(tile)(const pl_pack_kind kind, const int mr, const int np, const pl_
       __builtin_prefetch(y + i * ldy + (p + j) * PL_PACKED_COLS, 1);
     }
   }
-  FN(depth)(kind, mr, np, q->K, x, ldx, q->data + p * q->panel, q->panel, acc);
+  const char *w = q->data + p * q->panel;
+  if (kind == PL_PACK_INT8) {
+    FN(depth8)(mr, np, &q->in, x, ldx, w, q->panel, acc);
+  } else {
+    FN(depth)(kind, mr, np, q->in.K, x, ldx, w, q->panel, acc);
+  }
   const int64_t n0 = p * PL_PACKED_COLS;
 #pragma GCC unroll 16
   for (int j = 0; j < np * PV; j++) {
@@ -168,59 +224,62 @@ INL void FN(tile)(const pl_pack_kind kind, const int mr, const int np, const pl_
   case mr:                                               \
     FN(tile)(kind, mr, np, q, x, ldx, add, y, ldy, p);   \
     break;
+#define CASES0(np)
+#define CASES2(np) CASE(1, np) CASE(2, np)
+#define CASES3(np) CASES2(np) CASE(3, np)
+#define CASES6(np) CASES3(np) CASE(4, np) CASE(5, np) CASE(6, np)
+#define CASES12(np) \
+  CASES6(np) CASE(7, np) CASE(8, np) CASE(9, np) CASE(10, np) CASE(11, np) CASE(12, np)
 
-/* np panels for mr rows. Out of line: every tile exists once for a format. */
-#define TILES(name, kind_)                                                                     \
+/* np panels for mr rows; at most so many rows at 4, 2 and 1 panels. Out of line: every tile
+ * exists once for a format. */
+#define TILES(name, kind_, most4, most2, most1)                                                \
   TARGET static __attribute__((noinline)) void FN(name)(                                       \
       int mr, int np, const pl_packed *q, const char *x, int64_t ldx, bool add, float *y,      \
       int64_t ldy, int64_t p) {                                                                \
     const pl_pack_kind kind = kind_;                                                           \
     if (np == 4) {                                                                             \
-      switch (mr) { CASES4 }                                                                   \
+      switch (mr) { CASES##most4(4) default: break; }                                          \
     } else if (np == 2) {                                                                      \
-      switch (mr) { CASES2 }                                                                   \
+      switch (mr) { CASES##most2(2) default: break; }                                          \
     } else {                                                                                   \
-      switch (mr) { CASES1 }                                                                   \
+      switch (mr) { CASES##most1(1) default: break; }                                          \
     }                                                                                          \
   }
-
+#define TILES_(name, kind, sizes) TILES(name, kind, sizes)
 #if MR == 12
-#define CASES4 CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4) default: break;
-#define CASES2                                                                           \
-  CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2) CASE(7, 2) CASE(8, 2) \
-  CASE(9, 2) CASE(10, 2) CASE(11, 2) CASE(12, 2) default: break;
-#define CASES1                                                                           \
-  CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1) CASE(7, 1) CASE(8, 1) \
-  CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1) default: break;
+#define SIZES 6, 12, 12
 #elif MR == 6
-#define CASES4 default: break;
-#define CASES2 CASE(1, 2) CASE(2, 2) CASE(3, 2) default: break;
-#define CASES1 CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1) default: break;
+#define SIZES 0, 3, 6
 #else
-#define CASES4 default: break;
-#define CASES2 default: break;
-#define CASES1 CASE(1, 1) CASE(2, 1) default: break;
+#define SIZES 0, 0, 2
 #endif
 
-TILES(tiles_f32, PL_PACK_F32)
-TILES(tiles_bf16, PL_PACK_BF16)
-TILES(tiles_int8, PL_PACK_INT8)
+TILES_(tiles_f32, PL_PACK_F32, SIZES)
+TILES_(tiles_bf16, PL_PACK_BF16, SIZES)
+#if PAIRS
+TILES(tiles_int8, PL_PACK_INT8, 3, 6, 6) /* two sums each, integers and floats */
+#else
+TILES_(tiles_int8, PL_PACK_INT8, SIZES)
+#endif
 
 static void FN(product)(const pl_packed *q, int64_t M, const char *x, int64_t ldx, bool add,
                         float *y, int64_t ldy, int64_t p0, int64_t p1) {
   void (*const tiles)(int, int, const pl_packed *, const char *, int64_t, bool, float *, int64_t,
-                      int64_t) = q->kind == PL_PACK_F32    ? FN(tiles_f32)
-                                 : q->kind == PL_PACK_BF16 ? FN(tiles_bf16)
+                      int64_t) = q->in.kind == PL_PACK_F32    ? FN(tiles_f32)
+                                 : q->in.kind == PL_PACK_BF16 ? FN(tiles_bf16)
                                                            : FN(tiles_int8);
+  const int half = PAIRS && q->in.kind == PL_PACK_INT8 ? 2 : 1; /* the tiles are that much lower */
+  const int most_rows = MR / half;
   /* rows that stay in the L2 cache while all panels pass; within them, equal strips */
   const int64_t fit = ROWS_CACHE / ldx;
-  const int64_t blocks = ceil_div(M, fit > MR ? fit : MR);
+  const int64_t blocks = ceil_div(M, fit > most_rows ? fit : most_rows);
   for (int64_t b = 0; b < blocks; b++) {
     const int64_t m0 = b * M / blocks;
     const int64_t m1 = (b + 1) * M / blocks;
-    const int64_t strips = ceil_div(m1 - m0, MR);
+    const int64_t strips = ceil_div(m1 - m0, most_rows);
     const int64_t most = ceil_div(m1 - m0, strips);
-    const int wide = most <= WIDE4 ? 4 : most <= WIDE2 ? 2 : 1;
+    const int wide = most <= WIDE4 / half ? 4 : most <= WIDE2 / half ? 2 : 1;
     for (int64_t p = p0; p < p1;) {
       const int np = p1 - p >= wide ? wide : p1 - p >= 2 && wide > 1 ? 2 : 1;
       for (int64_t s = 0; s < strips; s++) {
@@ -240,9 +299,13 @@ static void FN(product)(const pl_packed *q, int64_t M, const char *x, int64_t ld
 #undef PV
 #undef CASE
 #undef TILES
-#undef CASES4
+#undef TILES_
+#undef SIZES
+#undef CASES0
 #undef CASES2
-#undef CASES1
+#undef CASES3
+#undef CASES6
+#undef CASES12
 #undef ISA
 #undef TARGET
 #undef VL

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "lm/attend.h"
 #include "lm/rowmath.h"
 
 /* ---- memory ---- */
@@ -39,13 +40,17 @@ pl_status pl_pass_open(pl_ctx *c, const pl_decoder *d, const pl_pack *w, int64_t
   if (p->row == NULL || p->free_blocks == NULL) {
     return PL_ENOMEM;
   }
-  p->ld_hidden = pl_operand_ld(w->kind, f->hidden);
-  p->ld_att = pl_operand_ld(w->kind, Q);
-  p->ld_ffn = pl_operand_ld(w->kind, f->ffn);
+  p->ld_hidden = pl_operand_ld(&w->head.in);
+  p->ld_att = pl_operand_ld(&w->layers[0].o.in);
+  p->ld_ffn = pl_operand_ld(&w->layers[0].down.in);
   PL_TRY(pl_floats(c, R, f->hidden, &p->x));
   PL_TRY(pl_floats(c, R, Q + 2 * K, &p->qkv));
   PL_TRY(pl_floats(c, R, w->layers[0].up.N, &p->gu));
   PL_TRY(pl_floats(c, PL_HEAD_ROWS, f->vocab, &p->logits));
+  p->chunks = pl_alloc(c, sizeof *p->chunks * (size_t)(PL_HEAD_ROWS * pl_chunks(f->vocab)));
+  if (p->chunks == NULL) {
+    return PL_ENOMEM;
+  }
   PL_TRY(rows_of(c, R, p->ld_hidden, &p->in_norm));
   PL_TRY(rows_of(c, R, p->ld_att, &p->in_att));
   PL_TRY(rows_of(c, R, p->ld_ffn, &p->in_ffn));
@@ -56,7 +61,7 @@ void pl_pass_close(pl_ctx *c, pl_pass *p) {
   for (int64_t i = 0; i < p->n_free; i++) {
     pl_free(c, p->free_blocks[i]);
   }
-  void *parts[] = {p->free_blocks, p->rope,   p->row,    p->x,      p->logits, p->qkv,
+  void *parts[] = {p->free_blocks, p->rope,    p->row,    p->x,      p->logits,  p->chunks, p->qkv,
                    p->gu,          p->in_norm, p->in_att, p->in_ffn, p->in_head, p->scratch};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
     pl_free(c, parts[i]);
@@ -140,7 +145,7 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   const pl_lm_config *f = &p->d->cfg;
   const int threads = pl_threads();
   const int64_t attend =
-      PL_ATTEND_TOGETHER * (pl_attend_floats(positions) + pl_kv_width(f->head_dim));
+      PL_ATTEND_TOGETHER * (pl_attend_floats(positions, f->head_dim) + pl_kv_width(f->head_dim));
   const int64_t row = p->w->layers[0].up.N > f->hidden ? p->w->layers[0].up.N : f->hidden;
   const int64_t floats = (attend > row ? attend : row) * (int64_t)sizeof(float);
   const int64_t each = ((floats > p->scratch_least ? floats : p->scratch_least) + 63) / 64 * 64;
@@ -206,7 +211,7 @@ static void norm_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_tenso
   pl_team_share(me, n, &first, &last);
   for (int64_t i = first; i < last; i++) {
     norm(p, p->x + i * C, w, bias, h);
-    pl_operand_put(p->w->kind, h, 0, C, p->in_norm + i * p->ld_hidden);
+    pl_operand_put(&p->w->head.in, h, 0, C, p->in_norm + i * p->ld_hidden);
   }
 }
 
@@ -280,7 +285,7 @@ static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t
     for (int j = 0; j < n; j++) {
       const int64_t h = head * group + (t + j) % group;
       char *in = p->in_att + (i + (t + j) / group) * p->ld_att;
-      pl_operand_put(p->w->kind, query[j].y, h * D, D, in);
+      pl_operand_put(&p->w->layers[layer].o.in, query[j].y, h * D, D, in);
     }
   }
 }
@@ -329,28 +334,34 @@ static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
 }
 
 /* What the product down reads, of this member's columns: silu(gate) * up, or gelu(up). */
-static void up_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_packed *w) {
+static void up_rows(pl_pass *p, const pl_member *me, int64_t n, const pl_pack_layer *y) {
+  const pl_packed *w = &y->up;
+  const pl_operand *out = &y->down.in;
   const int64_t F = p->d->cfg.ffn;
+  /* a member's columns are whole panels, and where they share scales whole pieces */
+  const int64_t each = out->kind == PL_PACK_INT8 ? out->piece : PL_PACKED_COLS;
   const bool gated = p->d->cfg.act == PL_ACT_SILU_GATE;
   const int64_t twice = gated ? 2 : 1;
   float *h = pl_pass_room(p);
   int64_t first;
   int64_t last;
-  pl_team_share(me, pl_packed_panels(w) / twice, &first, &last);
-  const int64_t k0 = first * PL_PACKED_COLS;
-  const int64_t k1 = last * PL_PACKED_COLS < F ? last * PL_PACKED_COLS : F;
+  pl_team_share(me, (F + each - 1) / each, &first, &last);
+  const int64_t k0 = first * each;
+  const int64_t k1 = last * each < F ? last * each : F;
+  const int64_t p0 = k0 / PL_PACKED_COLS;
+  const int64_t p1 = (k1 + PL_PACKED_COLS - 1) / PL_PACKED_COLS;
   for (int64_t i = 0; i < n; i += FFN_ROWS) {
     const int64_t m = n - i < FFN_ROWS ? n - i : FFN_ROWS;
     pl_packed_product(w, m, p->in_norm + i * p->ld_hidden, p->ld_hidden, false, p->gu + i * w->N,
-                      w->N, twice * first, twice * last);
+                      w->N, twice * p0, twice * p1);
     for (int64_t j = i; j < i + m; j++) {
       const float *from = p->gu + j * w->N + twice * k0;
       if (gated) {
-        pl_row_silu_mul(last - first, from, h);
+        pl_row_silu_mul(p1 - p0, from, h);
       } else {
         pl_row_gelu(k1 - k0, from, h);
       }
-      pl_operand_put(p->w->kind, h, k0, k1 - k0, p->in_ffn + j * p->ld_ffn);
+      pl_operand_put(out, h, k0, k1 - k0, p->in_ffn + j * p->ld_ffn);
     }
   }
 }
@@ -371,7 +382,7 @@ static void layer_forward(pl_pass *p, const pl_member *me, int64_t n, int64_t l)
   pl_team_meet(me);
   norm_rows(p, me, n, y->norm2, y->norm2_b);
   pl_team_meet(me);
-  up_rows(p, me, n, &w->up);
+  up_rows(p, me, n, w);
   pl_team_meet(me);
   product(me, n, &w->down, p->in_ffn, p->ld_ffn, true, p->x, f->hidden);
   pl_team_meet(me);
@@ -388,12 +399,30 @@ void pl_pass_last_norm(const pl_pass *p, const float *x, float *h) {
   norm(p, x, p->d->norm, p->d->norm_b, h);
 }
 
-void pl_pass_head_in(pl_pass *p, int64_t i, const float *h) {
-  pl_operand_put(p->w->kind, h, 0, p->d->cfg.hidden, p->in_head + i * p->ld_hidden);
+void pl_pass_head_in(pl_pass *p, int64_t i, const float *h, float inv_t) {
+  pl_operand_put(&p->w->head.in, h, 0, p->d->cfg.hidden, p->in_head + i * p->ld_hidden);
+  p->inv_t[i] = inv_t;
 }
 
+/* The chunks are measured while their logits are in the cache. */
 void pl_pass_head(pl_pass *p, const pl_member *me, int64_t n) {
+  enum { TOGETHER = 4, PANELS = PL_CHUNK / PL_PACKED_COLS };
+  const pl_packed *w = &p->w->head;
+  const int64_t V = p->d->cfg.vocab;
+  const int64_t all = pl_chunks(V);
+  int64_t first;
+  int64_t last;
   pl_team_meet(me);
-  product(me, n, &p->w->head, p->in_head, p->ld_hidden, false, p->logits, p->d->cfg.vocab);
+  pl_team_share(me, all, &first, &last);
+  for (int64_t c = first; c < last; c += TOGETHER) {
+    const int64_t end = c + TOGETHER < last ? c + TOGETHER : last;
+    const int64_t p1 = end * PANELS < pl_packed_panels(w) ? end * PANELS : pl_packed_panels(w);
+    const int64_t v = c * PL_CHUNK;
+    const int64_t count = (end * PL_CHUNK < V ? end * PL_CHUNK : V) - v;
+    pl_packed_product(w, n, p->in_head, p->ld_hidden, false, p->logits, V, c * PANELS, p1);
+    for (int64_t i = 0; i < n; i++) {
+      pl_sample_measure(count, p->logits + i * V + v, p->inv_t[i], p->chunks + i * all + c);
+    }
+  }
   pl_team_meet(me);
 }

@@ -11,6 +11,7 @@
 #define PL_LM_FORWARD_H
 #include "base/par.h"
 #include "lm/pack.h"
+#include "lm/sample.h"
 
 #define PL_HEAD_ROWS 64 /* rows whose logits exist at a time */
 
@@ -36,6 +37,8 @@ typedef struct pl_pass {
   pl_pass_row *row; /* [max_rows], filled by the caller */
   float *x;         /* [max_rows,C] after a pass: the hidden states before the last norm */
   float *logits;    /* [PL_HEAD_ROWS,V] */
+  pl_chunk *chunks; /* [PL_HEAD_ROWS, chunks of V] of them */
+  float inv_t[PL_HEAD_ROWS];
   char *scratch; /* a thread's room, as many as threads; the caller may use it between passes */
   int64_t scratch_each, scratch_least;
   int scratch_threads;
@@ -68,9 +71,11 @@ pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n);
 void pl_pass_forward(pl_pass *p, const pl_member *me, int64_t n);
 /* h = norm(x), [C] */
 void pl_pass_last_norm(const pl_pass *p, const float *x, float *h);
-/* Row i (0..PL_HEAD_ROWS-1) of the head's input, after the last norm; any one member. */
-void pl_pass_head_in(pl_pass *p, int64_t i, const float *h);
-/* logits of rows 0..n-1 from what was put in; the members meet before and after. */
+/* Row i (0..PL_HEAD_ROWS-1) of the head's input, after the last norm, and 1 / temperature, at
+ * which the logits are measured; any one member. */
+void pl_pass_head_in(pl_pass *p, int64_t i, const float *h, float inv_t);
+/* logits and their chunks of rows 0..n-1 from what was put in; the members meet before and
+ * after. */
 void pl_pass_head(pl_pass *p, const pl_member *me, int64_t n);
 /* The calling thread's room. */
 void *pl_pass_room(const pl_pass *p);

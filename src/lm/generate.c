@@ -8,7 +8,6 @@
 #include "base/profile.h"
 #include "base/rng.h"
 #include "lm/forward.h"
-#include "lm/rowmath.h"
 
 #define PREFILL_ROWS 512 /* prompt tokens in one forward pass */
 #define STREAM_TAG ((uint64_t)0x67 << 56) /* keeps these random numbers apart from all others */
@@ -358,8 +357,8 @@ static pl_status admit(pl_ctx *c, pl_generator *g) {
 
 /* ---- drawing ---- */
 
-/* The id and its log-probability of running row i, from its logits. */
-static void draw(pl_generator *g, int64_t i, const float *logits) {
+/* The id and its log-probability of running row i, from its logits and their chunks. */
+static void draw(pl_generator *g, int64_t i, const float *logits, pl_chunk *chunks) {
   const int64_t V = g->d->cfg.vocab;
   const sample *s = g->run[i];
   const pl_gen_request *r = &s->req->r;
@@ -367,7 +366,8 @@ static void draw(pl_generator *g, int64_t i, const float *logits) {
   const uint64_t stream = STREAM_TAG | (uint64_t)key << 20 | (uint64_t)s->number;
   const double u = pl_uniform(r->seed, stream, (uint64_t)s->n);
   double logprob = 0;
-  const int32_t id = pl_sample_token(V, logits, &r->sampling, u, pl_pass_room(&g->pass), &logprob);
+  const int32_t id =
+      pl_sample_token(V, logits, chunks, &r->sampling, u, pl_pass_room(&g->pass), &logprob);
   g->drawn[i] = id;
   g->drawn_logprob[i] = (float)logprob;
   if (r->top > 0 && id >= 0) {
@@ -381,23 +381,25 @@ static void draw_rows(void *arg, const pl_member *me) {
   pl_generator *g = arg;
   pl_pass *p = &g->pass;
   const int64_t C = g->d->cfg.hidden;
+  const int64_t V = g->d->cfg.vocab;
   if (g->n_old > 0) {
     pl_pass_forward(p, me, g->n_old);
   }
   for (int64_t lo = 0; lo < g->n_run; lo += PL_HEAD_ROWS) {
     const int64_t n = g->n_run - lo < PL_HEAD_ROWS ? g->n_run - lo : PL_HEAD_ROWS;
     for (int64_t i = me->rank; i < n; i += me->size) {
+      const request *r = g->run[lo + i]->req;
+      const float *h = r->hidden;
       if (lo + i < g->n_old) {
-        float *h = pl_pass_room(p);
-        pl_pass_last_norm(p, p->x + (lo + i) * C, h);
-        pl_pass_head_in(p, i, h);
-      } else {
-        pl_pass_head_in(p, i, g->run[lo + i]->req->hidden);
+        float *own = pl_pass_room(p);
+        pl_pass_last_norm(p, p->x + (lo + i) * C, own);
+        h = own;
       }
+      pl_pass_head_in(p, i, h, pl_sample_inverse(&r->r.sampling));
     }
     pl_pass_head(p, me, n);
     for (int64_t i = me->rank; i < n; i += me->size) {
-      draw(g, lo + i, p->logits + i * g->d->cfg.vocab);
+      draw(g, lo + i, p->logits + i * V, p->chunks + i * pl_chunks(V));
     }
     pl_team_meet(me); /* the logits are free again */
   }
@@ -586,12 +588,12 @@ static void score_rows(void *arg, const pl_member *me) {
     for (int64_t i = me->rank; i < m; i += me->size) {
       float *h = pl_pass_room(p);
       pl_pass_last_norm(p, p->x + (lo + i) * g->d->cfg.hidden, h);
-      pl_pass_head_in(p, i, h);
+      pl_pass_head_in(p, i, h, 1);
     }
     pl_pass_head(p, me, m);
     for (int64_t i = me->rank; i < m; i += me->size) {
       const float *logits = p->logits + i * V;
-      const double z = pl_sample_logsumexp(V, logits);
+      const double z = pl_sample_logsumexp(V, p->chunks + i * pl_chunks(V));
       a->logprobs[lo + i] = (float)(logits[a->next[lo + i]] - z);
       if (a->top > 0) {
         pl_sample_top(V, logits, z, a->top, a->tops + (lo + i) * a->top);

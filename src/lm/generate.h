@@ -8,7 +8,7 @@
  *
  * Every token drawn is a function of the weights, the prompt, the options and
  * (seed, key, sample, place): not of the rows running beside it, nor of the
- * number of threads (rowmath.h).
+ * number of threads (attend.h).
  *
  * Order of calls: new, add, cancel and score (any time), step until nothing is active, take (any
  * time after a step), free. After a step that failed only free is allowed.

@@ -31,11 +31,13 @@ static int64_t whole_panels(int64_t n) {
 }
 
 /* Lays one matrix at *used; without memory only counts. */
-static void lay(pl_pack *p, size_t *used, int64_t N, int64_t K, bool bias, pl_packed *out) {
+static void lay(pl_pack *p, size_t *used, int64_t N, int64_t K, int64_t piece, bool bias,
+                pl_packed *out) {
+  const pl_operand in = {p->kind, K, piece};
   if (p->memory != NULL) {
-    pl_packed_init(out, p->kind, N, K, bias, p->memory + *used);
+    pl_packed_init(out, &in, N, bias, p->memory + *used);
   }
-  *used += (pl_packed_bytes(p->kind, N, K, bias) + 63) / 64 * 64;
+  *used += (pl_packed_bytes(&in, N, bias) + 63) / 64 * 64;
 }
 
 /* Lays all matrices; returns the bytes they take. */
@@ -43,15 +45,16 @@ static size_t lay_all(pl_pack *p, const pl_lm_config *f) {
   const int64_t Q = f->heads * f->head_dim;
   const int64_t K = f->kv_heads * f->head_dim;
   const bool gated = f->act == PL_ACT_SILU_GATE;
+  const int64_t piece = pl_packed_piece(f->hidden);
   size_t used = 0;
   for (int64_t l = 0; l < f->n_layers; l++) {
     pl_pack_layer *y = &p->layers[l];
-    lay(p, &used, Q + 2 * K, f->hidden, f->attention_bias, &y->qkv);
-    lay(p, &used, f->hidden, Q, f->attention_bias, &y->o);
-    lay(p, &used, gated ? 2 * whole_panels(f->ffn) : f->ffn, f->hidden, f->mlp_bias, &y->up);
-    lay(p, &used, f->hidden, f->ffn, f->mlp_bias, &y->down);
+    lay(p, &used, Q + 2 * K, f->hidden, piece, f->attention_bias, &y->qkv);
+    lay(p, &used, f->hidden, Q, f->head_dim, f->attention_bias, &y->o);
+    lay(p, &used, gated ? 2 * whole_panels(f->ffn) : f->ffn, f->hidden, piece, f->mlp_bias, &y->up);
+    lay(p, &used, f->hidden, f->ffn, pl_packed_piece(f->ffn), f->mlp_bias, &y->down);
   }
-  lay(p, &used, f->vocab, f->hidden, false, &p->head);
+  lay(p, &used, f->vocab, f->hidden, piece, false, &p->head);
   return used;
 }
 

@@ -1,62 +1,146 @@
 /* Sampling: see sample.h. */
+#define PL_REAL float
+#define PL_SUFFIX f32
 #include "lm/sample.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
+#include "kernels/vmath.h"
 
-enum { CHUNK = 256, BUCKETS = 256, LANES = 16 };
+enum { CHUNK = PL_CHUNK, BUCKETS = 256, LANES = 16 };
 #define BUCKETS_PER_NAT 8 /* buckets reach 32 nats below the best; the last takes the rest */
 
 typedef struct room { /* the scratch, cut up */
-  float *e;           /* [V] exp((logit - max) / T), 0 once cut off */
-  double *mass;       /* [BUCKETS] */
-  int64_t *count;     /* [BUCKETS] */
-  pl_candidate *cand; /* [V] */
-  uint8_t *bucket;    /* [V] */
+  const pl_chunk *chunks; /* [chunks of V] */
+  double *mass;           /* [BUCKETS] */
+  int64_t *count;         /* [BUCKETS] */
+  /* the tokens that may be kept, by id: [V], n in use */
+  int64_t n;
+  float *e; /* exp((logit - max) / T), 0 once cut off */
+  float *logit;
+  int32_t *id;
+  uint8_t *bucket;
+  pl_candidate *sort; /* [V] those of one bucket; the id is a place among these */
 } room;
 
 static int64_t round64(int64_t n) { return (n + 63) / 64 * 64; }
 
 int64_t pl_sample_scratch(int64_t V) {
-  return round64(V * 4) + BUCKETS * 16 + round64(V * (int64_t)sizeof(pl_candidate)) + round64(V);
+  return BUCKETS * 16 + 3 * round64(V * 4) + round64(V) +
+         round64(V * (int64_t)sizeof(pl_candidate));
 }
 
-static room cut_up(int64_t V, void *scratch) {
+static void *take(char **p, int64_t bytes) {
+  char *at = *p;
+  *p += round64(bytes);
+  return at;
+}
+
+static room cut_up(int64_t V, const pl_chunk *chunks, void *scratch) {
   char *p = scratch;
-  room r;
-  r.e = (float *)p;
-  p += round64(V * 4);
-  r.mass = (double *)p;
-  p += BUCKETS * 8;
-  r.count = (int64_t *)p;
-  p += BUCKETS * 8;
-  r.cand = (pl_candidate *)p;
-  p += round64(V * (int64_t)sizeof(pl_candidate));
-  r.bucket = (uint8_t *)p;
+  room r = {.chunks = chunks};
+  r.mass = take(&p, BUCKETS * 8);
+  r.count = take(&p, BUCKETS * 8);
+  r.e = take(&p, V * 4);
+  r.logit = take(&p, V * 4);
+  r.id = take(&p, V * 4);
+  r.bucket = take(&p, V);
+  r.sort = take(&p, V * (int64_t)sizeof(pl_candidate));
   return r;
 }
 
-static float max_of(int64_t n, const float *x) {
-  float lane[LANES];
-  for (int l = 0; l < LANES; l++) {
-    lane[l] = x[0];
+/* ---- one pass over the logits ---- */
+
+/* The sum of exp((x - most) * inv_t) over a chunk. */
+PL_INLINE float chunk_sum(const float *x, float most, float inv_t) {
+  float lane[LANES] = {0};
+  for (int i = 0; i < CHUNK; i += LANES) {
+    for (int l = 0; l < LANES; l++) {
+      lane[l] += k_exp_below((x[i + l] - most) * inv_t);
+    }
   }
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
+  float s = 0;
+  for (int l = 0; l < LANES; l++) {
+    s += lane[l];
+  }
+  return s;
+}
+
+PL_VARIANTS(pl_chunk, chunk_of, (const float *x, float inv_t), (x, inv_t)) {
+  float lane[LANES];
+  memcpy(lane, x, sizeof lane);
+  for (int i = LANES; i < CHUNK; i += LANES) {
     for (int l = 0; l < LANES; l++) {
       lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
     }
   }
-  for (; i < n; i++) {
-    lane[0] = x[i] > lane[0] ? x[i] : lane[0];
-  }
+  pl_chunk c = {.most = lane[0]};
   for (int l = 1; l < LANES; l++) {
-    lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
+    c.most = lane[l] > c.most ? lane[l] : c.most;
   }
-  return lane[0];
+  if (c.most == -INFINITY) {
+    return c; /* all are: they count nothing */
+  }
+  c.z = chunk_sum(x, c.most, 1);
+  c.zt = inv_t == 1 ? c.z : chunk_sum(x, c.most, inv_t);
+  return c;
+}
+
+void pl_sample_measure(int64_t n, const float *logits, float inv_t, pl_chunk *chunks) {
+  for (; n >= CHUNK; n -= CHUNK, logits += CHUNK) {
+    *chunks++ = chunk_of(logits, inv_t);
+  }
+  if (n > 0) {
+    float last[CHUNK];
+    for (int64_t i = 0; i < CHUNK; i++) {
+      last[i] = i < n ? logits[i] : -INFINITY;
+    }
+    *chunks = chunk_of(last, inv_t);
+  }
+}
+
+float pl_sample_inverse(const pl_sampling *s) {
+  return s->temperature == 0 ? 1 : (float)(1 / s->temperature);
+}
+
+typedef struct totals {
+  float most;
+  double z, zt; /* of all, from most */
+} totals;
+
+/* What sums from `most` are worth beside those from the likeliest of all; all may be -inf. */
+static float worth(float most, float of_all, float inv_t) {
+  return most == -INFINITY ? 1 : expf((most - of_all) * inv_t);
+}
+
+/* The totals; the sums of each chunk count from the likeliest of all then. A NaN in a chunk is
+ * one in its sums. */
+static totals add_up(int64_t V, float inv_t, pl_chunk *chunks) {
+  const int64_t n = pl_chunks(V);
+  totals t = {.most = -INFINITY};
+  for (int64_t i = 0; i < n; i++) {
+    t.most = chunks[i].most > t.most ? chunks[i].most : t.most;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    pl_chunk *c = &chunks[i];
+    c->z *= worth(c->most, t.most, 1);
+    c->zt = inv_t == 1 ? c->z : c->zt * worth(c->most, t.most, inv_t);
+    t.z += c->z;
+    t.zt += c->zt;
+  }
+  return t;
+}
+
+/* e = exp((x - m) * inv_t) */
+static void exps(int64_t n, const float *x, float m, float inv_t, float *e) {
+  for (int64_t i = 0; i < n; i++) {
+    e[i] = (x[i] - m) * inv_t;
+  }
+  pl_exp_f32(n, e, e);
 }
 
 static double sum_of(int64_t n, const float *x) {
@@ -77,20 +161,48 @@ static double sum_of(int64_t n, const float *x) {
   return s;
 }
 
-/* e = exp((logits - m) * inv_t) where e is not NULL; returns the sum. */
-static double exps(int64_t V, const float *logits, float m, float inv_t, float *e) {
-  double sum = 0;
-  float own[CHUNK];
-  for (int64_t i = 0; i < V; i += CHUNK) {
-    const int64_t n = V - i < CHUNK ? V - i : CHUNK;
-    float *t = e == NULL ? own : e + i;
-    for (int64_t j = 0; j < n; j++) {
-      t[j] = (logits[i + j] - m) * inv_t;
+/* ---- the tokens that may be kept ---- */
+
+static int descending(const void *a, const void *b) {
+  const float x = *(const float *)a;
+  const float y = *(const float *)b;
+  return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* A logit that no kept token lies below. top_k: k chunks have one as good as their best.
+ * top_p: V tokens this far down would not have the mass that may be cut off. What a later cut
+ * may rest on (top_p: the sum of what top_k left) stays above it too. */
+static float bound_of(int64_t V, const pl_sampling *s, const totals *t, float inv_t, room *r) {
+  const int64_t n = pl_chunks(V);
+  if (s->top_k > 0 && s->top_k < V) {
+    if (s->top_k > n) {
+      return -INFINITY;
     }
-    pl_exp_f32(n, t, t);
-    sum += sum_of(n, t);
+    for (int64_t i = 0; i < n; i++) {
+      r->e[i] = r->chunks[i].most;
+    }
+    qsort(r->e, (size_t)n, sizeof *r->e, descending);
+    return r->e[s->top_k - 1];
   }
-  return sum;
+  const double least = s->top_p < 1 ? (1 - s->top_p) * t->zt / (double)V / 2 : s->min_p / 2;
+  return (float)(t->most + log(least) / inv_t);
+}
+
+/* Lists the tokens from the bound on. */
+static void collect(int64_t V, const float *logits, float bound, room *r) {
+  int64_t n = 0;
+  for (int64_t c = 0; c < pl_chunks(V); c++) {
+    if (r->chunks[c].most < bound) {
+      continue;
+    }
+    const int64_t end = (c + 1) * CHUNK < V ? (c + 1) * CHUNK : V;
+    for (int64_t v = c * CHUNK; v < end; v++) { /* without branches: most miss it */
+      r->logit[n] = logits[v];
+      r->id[n] = (int32_t)v;
+      n += logits[v] >= bound;
+    }
+  }
+  r->n = n;
 }
 
 static int by_rank(const void *a, const void *b) {
@@ -102,27 +214,27 @@ static int by_rank(const void *a, const void *b) {
   return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static void histogram(int64_t V, const float *logits, float m, float inv_t, room *r) {
+static void histogram(float m, float inv_t, room *r) {
   for (int b = 0; b < BUCKETS; b++) {
     r->mass[b] = 0;
     r->count[b] = 0;
   }
-  for (int64_t v = 0; v < V; v++) {
-    if (r->e[v] == 0) {
-      r->bucket[v] = BUCKETS - 1;
+  for (int64_t i = 0; i < r->n; i++) {
+    if (r->e[i] == 0) {
+      r->bucket[i] = BUCKETS - 1;
       continue;
     }
-    const float d = (m - logits[v]) * (inv_t * BUCKETS_PER_NAT);
+    const float d = (m - r->logit[i]) * (inv_t * BUCKETS_PER_NAT);
     const int b = d < BUCKETS - 1 ? (int)d : BUCKETS - 1;
-    r->bucket[v] = (uint8_t)b;
-    r->mass[b] += r->e[v];
+    r->bucket[i] = (uint8_t)b;
+    r->mass[b] += r->e[i];
     r->count[b]++;
   }
 }
 
 /* Keeps the head of the order up to and with the token at which the count
  * reaches max_count or the mass reaches max_mass; zeroes e of the others. */
-static void cut(int64_t V, const float *logits, int64_t max_count, double max_mass, room *r) {
+static void cut(int64_t max_count, double max_mass, room *r) {
   int64_t count = 0;
   double mass = 0;
   int at = 0;
@@ -132,17 +244,17 @@ static void cut(int64_t V, const float *logits, int64_t max_count, double max_ma
     at++;
   }
   int64_t n = 0;
-  for (int64_t v = 0; v < V; v++) {
-    if (r->bucket[v] > at) {
-      r->e[v] = 0;
-    } else if (r->bucket[v] == at && r->e[v] > 0) {
-      r->cand[n++] = (pl_candidate){logits[v], (int32_t)v};
+  for (int64_t i = 0; i < r->n; i++) {
+    if (r->bucket[i] > at) {
+      r->e[i] = 0;
+    } else if (r->bucket[i] == at && r->e[i] > 0) {
+      r->sort[n++] = (pl_candidate){r->logit[i], (int32_t)i};
     }
   }
-  qsort(r->cand, (size_t)n, sizeof *r->cand, by_rank);
+  qsort(r->sort, (size_t)n, sizeof *r->sort, by_rank);
   bool done = false;
   for (int64_t i = 0; i < n; i++) {
-    float *e = &r->e[r->cand[i].id];
+    float *e = &r->e[r->sort[i].id];
     if (done) {
       *e = 0;
       continue;
@@ -153,40 +265,33 @@ static void cut(int64_t V, const float *logits, int64_t max_count, double max_ma
   }
 }
 
-static void cut_all(int64_t V, const float *logits, float m, const pl_sampling *s, float inv_t,
-                    room *r) {
+static void cut_all(int64_t V, const float *logits, const pl_sampling *s, const totals *t,
+                    float inv_t, room *r) {
+  collect(V, logits, bound_of(V, s, t, inv_t, r), r);
+  exps(r->n, r->logit, t->most, inv_t, r->e);
+  double kept = t->zt;
   if (s->top_k > 0 && s->top_k < V) {
-    histogram(V, logits, m, inv_t, r);
-    cut(V, logits, s->top_k, INFINITY, r);
+    histogram(t->most, inv_t, r);
+    cut(s->top_k, INFINITY, r);
+    kept = sum_of(r->n, r->e);
   }
   if (s->top_p < 1) {
-    histogram(V, logits, m, inv_t, r);
-    cut(V, logits, INT64_MAX, s->top_p * sum_of(V, r->e), r);
+    histogram(t->most, inv_t, r);
+    cut(INT64_MAX, s->top_p * kept, r);
   }
   if (s->min_p > 0) { /* the likeliest has e = 1 */
     const float least = (float)s->min_p;
-    for (int64_t v = 0; v < V; v++) {
-      r->e[v] = r->e[v] < least ? 0 : r->e[v];
+    for (int64_t i = 0; i < r->n; i++) {
+      r->e[i] = r->e[i] < least ? 0 : r->e[i];
     }
   }
 }
 
-static int32_t draw(int64_t V, const float *e, double u) {
-  double total = 0;
-  for (int64_t i = 0; i < V; i += CHUNK) {
-    total += sum_of(V - i < CHUNK ? V - i : CHUNK, e + i);
-  }
-  double left = u * total;
-  int64_t i = 0;
-  for (; i + CHUNK < V; i += CHUNK) {
-    const double here = sum_of(CHUNK, e + i);
-    if (left < here) {
-      break;
-    }
-    left -= here;
-  }
-  int64_t last = -1; /* rounding may walk off the end: the last possible token then */
-  for (; i < V; i++) {
+/* The place in e at which the sum passes `left`; rounding may walk off the end: the last
+ * possible one then. -1: nothing is possible. */
+static int64_t walk(int64_t n, const float *e, double left) {
+  int64_t last = -1;
+  for (int64_t i = 0; i < n; i++) {
     if (e[i] > 0) {
       last = i;
       left -= e[i];
@@ -195,42 +300,59 @@ static int32_t draw(int64_t V, const float *e, double u) {
       }
     }
   }
-  while (last < 0) { /* the tail held nothing that was kept: the last kept token before it */
-    i--;
-    last = e[i] > 0 ? i : -1;
-  }
-  return (int32_t)last;
+  return last;
 }
 
-int32_t pl_sample_token(int64_t V, const float *logits, const pl_sampling *s, double u,
-                        void *scratch, double *logprob) {
-  room r = cut_up(V, scratch);
-  const float m = max_of(V, logits);
-  const bool greedy = s->temperature == 0;
-  const float inv_t = greedy ? 1 : (float)(1 / s->temperature);
-  double z = exps(V, logits, m, 1, greedy || inv_t != 1 ? NULL : r.e);
-  if (!isfinite(z) || !isfinite(m) || !(z > 0.5)) {
+/* Draws among all V tokens: a chunk by the sums, then a token of it. */
+static int32_t draw_any(int64_t V, const float *logits, const totals *t, float inv_t, double u,
+                        const room *r) {
+  double left = u * t->zt;
+  int64_t last = 0; /* the last chunk that is possible */
+  for (int64_t c = 0; c < pl_chunks(V); c++) {
+    const double here = r->chunks[c].zt;
+    if (here > 1e-30) { /* less is as good as nothing */
+      last = c;
+      if (left < here) {
+        break;
+      }
+      left -= here;
+    }
+  }
+  const int64_t from = last * CHUNK;
+  const int64_t n = V - from < CHUNK ? V - from : CHUNK;
+  float e[CHUNK] = {0};
+  exps(n, logits + from, t->most, inv_t, e);
+  const int64_t at = walk(n, e, left);
+  return (int32_t)(at < 0 ? -1 : from + at);
+}
+
+int32_t pl_sample_token(int64_t V, const float *logits, pl_chunk *chunks, const pl_sampling *s,
+                        double u, void *scratch, double *logprob) {
+  const float inv_t = pl_sample_inverse(s);
+  const totals t = add_up(V, inv_t, chunks);
+  room r = cut_up(V, chunks, scratch);
+  if (!isfinite(t.z) || !isfinite(t.most) || !(t.z > 0.5)) {
     return -1;
   }
   int32_t id = 0;
-  if (greedy) {
-    while (logits[id] != m) {
+  if (s->temperature == 0) {
+    while (logits[id] != t.most) {
       id++;
     }
+  } else if ((s->top_k > 0 && s->top_k < V) || s->top_p < 1 || s->min_p > 0) {
+    cut_all(V, logits, s, &t, inv_t, &r);
+    const int64_t at = walk(r.n, r.e, u * sum_of(r.n, r.e));
+    id = at < 0 ? -1 : r.id[at];
   } else {
-    if (inv_t != 1) {
-      (void)exps(V, logits, m, inv_t, r.e);
-    }
-    cut_all(V, logits, m, s, inv_t, &r);
-    id = draw(V, r.e, u);
+    id = draw_any(V, logits, &t, inv_t, u, &r);
   }
-  *logprob = (double)logits[id] - m - log(z);
+  *logprob = id < 0 ? 0 : (double)logits[id] - t.most - log(t.z);
   return id;
 }
 
-double pl_sample_logsumexp(int64_t V, const float *logits) {
-  const float m = max_of(V, logits);
-  return m + log(exps(V, logits, m, 1, NULL));
+double pl_sample_logsumexp(int64_t V, pl_chunk *chunks) {
+  const totals t = add_up(V, 1, chunks);
+  return t.most + log(t.z);
 }
 
 void pl_sample_top(int64_t V, const float *logits, double z, int64_t k, pl_candidate *out) {

@@ -13,6 +13,9 @@ static void fill(float *x, int64_t n, uint64_t stream) {
   }
 }
 
+/* Activations share a scale by pieces of so many. */
+enum { PIECE = 10 };
+
 typedef struct product {
   pl_packed w;
   void *memory;
@@ -29,16 +32,18 @@ static product make(pl_pack_kind kind, int64_t M, int64_t N, int64_t K, const fl
                     const float *w, const float *bias) {
   product p;
   const int64_t n0 = N / 3;
-  p.memory = need(pl_packed_bytes(kind, N, K, bias != NULL));
-  pl_packed_init(&p.w, kind, N, K, bias != NULL, p.memory);
+  const int64_t k0 = K / 2 / PIECE * PIECE;
+  const pl_operand in = {kind, K, PIECE};
+  p.memory = need(pl_packed_bytes(&in, N, bias != NULL));
+  pl_packed_init(&p.w, &in, N, bias != NULL, p.memory);
   pl_packed_fill(&p.w, 0, n0, w, bias);
   pl_packed_fill(&p.w, n0, N - n0, w + n0 * K, bias == NULL ? NULL : bias + n0);
-  p.ldx = pl_operand_ld(kind, K);
-  CHECK(p.ldx % 64 == 0 && p.ldx <= 4 * K + 128);
+  p.ldx = pl_operand_ld(&in);
+  CHECK(p.ldx % 64 == 0);
   p.x = need((size_t)(M * p.ldx));
   for (int64_t m = 0; m < M; m++) { /* in two pieces too */
-    pl_operand_put(kind, x + m * K, 0, K / 2, p.x + m * p.ldx);
-    pl_operand_put(kind, x + m * K + K / 2, K / 2, K - K / 2, p.x + m * p.ldx);
+    pl_operand_put(&in, x + m * K, 0, k0, p.x + m * p.ldx);
+    pl_operand_put(&in, x + m * K + k0, k0, K - k0, p.x + m * p.ldx);
   }
   return p;
 }
@@ -48,24 +53,28 @@ static void drop(product *p) {
   pl_free(ctx(), p->x);
 }
 
-/* What the format makes of a weight and of an activation. */
-static double kept_weight(pl_pack_kind kind, int64_t K, const float *row, int64_t k) {
-  if (kind == PL_PACK_F32) {
-    return row[k];
-  }
-  if (kind == PL_PACK_BF16) {
-    return pl_bf16_float(pl_bf16_of(row[k]));
-  }
+/* x[k] in 8 bits, with one scale for the n numbers from first on. */
+static double eight(const float *x, int64_t first, int64_t n, int64_t k) {
   float most = 0;
-  for (int64_t i = 0; i < K; i++) {
-    most = fmaxf(most, fabsf(row[i]));
+  for (int64_t i = first; i < first + n; i++) {
+    most = fmaxf(most, fabsf(x[i]));
   }
   const float scale = most / 127;
-  return scale == 0 ? 0 : (double)scale * nearbyint(row[k] * (1 / scale));
+  return scale == 0 ? 0 : (double)scale * nearbyint(x[k] * (1 / scale));
 }
 
-static double kept_input(pl_pack_kind kind, float x) {
-  return kind == PL_PACK_F32 ? x : pl_bf16_float(pl_bf16_of(x));
+/* What the format makes of a weight, whose row has one scale, and of an activation. */
+static double kept_weight(pl_pack_kind kind, int64_t K, const float *row, int64_t k) {
+  return kind == PL_PACK_INT8   ? eight(row, 0, K, k)
+         : kind == PL_PACK_BF16 ? pl_bf16_float(pl_bf16_of(row[k]))
+                                : row[k];
+}
+
+static double kept_input(pl_pack_kind kind, int64_t K, const float *row, int64_t k) {
+  const int64_t first = k / PIECE * PIECE;
+  return kind == PL_PACK_INT8   ? eight(row, first, K - first < PIECE ? K - first : PIECE, k)
+         : kind == PL_PACK_BF16 ? pl_bf16_float(pl_bf16_of(row[k]))
+                                : row[k];
 }
 
 static void against_plain(pl_pack_kind kind, int64_t M, int64_t N, int64_t K, bool with_bias,
@@ -88,7 +97,7 @@ static void against_plain(pl_pack_kind kind, int64_t M, int64_t N, int64_t K, bo
     for (int64_t n = 0; n < N + 3; n++) {
       double want = n < N && !add ? 0 : was[m * (N + 3) + n];
       for (int64_t k = 0; n < N && k < K; k++) {
-        want += kept_input(kind, x[m * K + k]) * kept_weight(kind, K, w + n * K, k);
+        want += kept_input(kind, K, x + m * K, k) * kept_weight(kind, K, w + n * K, k);
       }
       want += with_bias && n < N ? bias[n] : 0;
       worst = fmax(worst, fabs(want - y[m * (N + 3) + n]));
@@ -156,7 +165,7 @@ TEST(packed_bytes_and_damage) {
     product a = make((pl_pack_kind)kind, 1, N, K, x, w, NULL);
     pl_set_threads(3);
     product b = make((pl_pack_kind)kind, 1, N, K, x, w, NULL);
-    CHECK(memcmp(a.memory, b.memory, pl_packed_bytes((pl_pack_kind)kind, N, K, false)) == 0);
+    CHECK(memcmp(a.memory, b.memory, pl_packed_bytes(&a.w.in, N, false)) == 0);
     drop(&a);
     drop(&b);
     const float was = w[33 * K + 7];

@@ -42,7 +42,8 @@ T.test("dtype_rounds_the_weights", function()
   local m = stories()
   local o = { n = 4, max_tokens = 60, seed = 5 }
   local prompts = { "The dog", "Once upon a time" }
-  for dtype, most in pairs { f32 = 1e-4, bf16 = 0.1, int8 = 0.8 } do
+  for dtype, at_most in pairs { f32 = { 1e-4, 2.5e-5 }, bf16 = { 0.3, 0.02 }, int8 = { 0.8, 0.08 } } do
+    local most, mean = table.unpack(at_most)
     o.dtype, o.batch_size = dtype, nil
     local out = m:generate(prompts, o)
     local lp = pl.no_grad(function() return m:logprobs(out) end)
@@ -56,7 +57,7 @@ T.test("dtype_rounds_the_weights", function()
         total, count = total + off, count + 1
       end
     end
-    T.ok(total / count < most / 4, dtype .. " mean " .. total / count)
+    T.ok(total / count < mean, dtype .. " mean " .. total / count)
     o.batch_size = 3
     for i, again in ipairs(m:generate(prompts, o)) do
       T.eq(again.ids, out[i].ids)

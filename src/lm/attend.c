@@ -1,0 +1,567 @@
+/* The key-value cache and attention over it: see attend.h. */
+#define PL_REAL float
+#define PL_SUFFIX f32
+#include "lm/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#include "kernels/half.h"
+#include "kernels/isa.h"
+#include "kernels/vmath.h"
+
+enum { LANES_16 = 16 };
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef uint32_t u16v __attribute__((vector_size(64)));
+
+PL_INLINE v16 load16(const float *p) {
+  v16 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+PL_INLINE void store16(float *p, v16 v) {
+  memcpy(p, &v, sizeof v);
+}
+
+/* ---- the cache ---- */
+
+/* To the nearest, ties to even; without branches, so that it becomes vectors. */
+PL_VARIANTS(void, round_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, x + i, sizeof u);
+    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
+    y[i] = (pl_bf16)((nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) >> 16);
+  }
+}
+
+/* One head's n numbers: pairs PL_KV_BLOCK pairs apart, as keys lie; or each 2 further on, as
+ * values do. */
+static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
+  enum { PIECE = 64 };
+  pl_bf16 h[PIECE];
+  for (int64_t i = 0; i < n; i += PIECE) {
+    const int64_t m = n - i < PIECE ? n - i : PIECE;
+    round_half(m, x + i, h);
+    if (m % 2 == 1) {
+      h[m] = 0; /* m < PIECE */
+    }
+    for (int64_t j = 0; j < m && keys; j += 2) {
+      memcpy(y + (i + j) * PL_KV_BLOCK, h + j, 2 * sizeof *h);
+    }
+    for (int64_t j = 0; j < m && !keys; j++) {
+      y[2 * (i + j)] = h[j];
+    }
+  }
+}
+
+void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v, int64_t at,
+                 char *block) {
+  const int64_t depth = pl_kv_depth(D);
+  const int64_t width = pl_kv_width(D);
+  for (int64_t h = 0; h < K; h++, k += D, v += D) {
+    if (half) {
+      pl_bf16 *keys = (pl_bf16 *)(void *)block + h * depth * PL_KV_BLOCK;
+      pl_bf16 *values = (pl_bf16 *)(void *)block + (K * depth + h * width) * PL_KV_BLOCK;
+      scatter_half(D, k, true, keys + 2 * at);
+      scatter_half(D, v, false, values + at / 2 * 2 * width + at % 2);
+    } else {
+      float *keys = (float *)(void *)block + h * depth * PL_KV_BLOCK;
+      float *values = (float *)(void *)block + (K * depth + h * width) * PL_KV_BLOCK;
+      for (int64_t i = 0; i < D; i++) {
+        keys[i * PL_KV_BLOCK + at] = k[i];
+      }
+      memcpy(values + at * width, v, (size_t)D * sizeof *v);
+    }
+  }
+}
+
+/* ---- scores and mixes of floats ---- */
+
+/* 16 numbers at a and the 16 that follow in the other dimension, b bytes behind (half: in the
+ * other halves of the pairs). Asks for the same place `ahead` bytes on. */
+PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead, v16 *x, v16 *y) {
+  if (ahead != 0) {
+    __builtin_prefetch(p + ahead);
+    if (!half) {
+      __builtin_prefetch(p + b + ahead);
+    }
+  }
+  if (half) {
+    u16v both;
+    memcpy(&both, p, sizeof both);
+    *x = (v16)(both << 16);
+    *y = (v16)(both & 0xffff0000U);
+  } else {
+    *x = load16((const float *)(const void *)p);
+    *y = load16((const float *)(const void *)(p + b));
+  }
+}
+
+/* s[i][0..32) = scale * q[i] . keys of one block and head. Even and odd dimensions are
+ * summed apart, for two sums each would leave the units waiting. */
+PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query *query,
+                        const char *keys, int64_t ahead, float scale, float *s, int64_t lds) {
+  v16 acc[PL_ATTEND_TOGETHER][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      acc[i][j] = (v16){0};
+    }
+  }
+  for (int64_t d = 0; d < D; d += 2) { /* an odd D has zeros for keys behind it */
+    const char *p = keys + d * PL_KV_BLOCK * (half ? 2 : 4);
+    v16 k[4];
+    two_rows(half, p, 4 * PL_KV_BLOCK, ahead, &k[0], &k[2]);
+    two_rows(half, p + 64, 4 * PL_KV_BLOCK, ahead, &k[1], &k[3]);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+      acc[i][0] += k[0] * query[i].q[d];
+      acc[i][1] += k[1] * query[i].q[d];
+      acc[i][2] += k[2] * query[i].q[d + 1];
+      acc[i][3] += k[3] * query[i].q[d + 1];
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+    store16(s + i * lds, (acc[i][0] + acc[i][2]) * scale);
+    store16(s + i * lds + LANES_16, (acc[i][1] + acc[i][3]) * scale);
+  }
+}
+
+PL_INLINE void scores_of(const bool half, int n, int64_t D, const pl_query *query, const char *keys,
+                         int64_t ahead, float scale, float *s, int64_t lds) {
+  if (n == PL_ATTEND_TOGETHER) {
+    scores_n(half, PL_ATTEND_TOGETHER, D, query, keys, ahead, scale, s, lds);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    scores_n(half, 1, D, query + i, keys, ahead, scale, s + i * lds, lds);
+  }
+}
+
+PL_VARIANTS(void, scores,
+            (bool half, int n, int64_t D, const pl_query *query, const char *keys, int64_t ahead,
+             float scale, float *s, int64_t lds),
+            (half, n, D, query, keys, ahead, scale, s, lds)) {
+  if (half) {
+    scores_of(true, n, D, query, keys, ahead, scale, s, lds);
+  } else {
+    scores_of(false, n, D, query, keys, ahead, scale, s, lds);
+  }
+}
+
+/* y[i][at..at + 16 nv) += sum over m positions p[i][t] * values[t]; by twos: one more than m
+ * has p = 0 where m is odd. */
+PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int64_t width,
+                     const float *p, int64_t ldp, const char *values, const pl_query *query,
+                     int64_t at) {
+  v16 acc[PL_ATTEND_TOGETHER][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      acc[i][j] = load16(query[i].y + at + j * LANES_16);
+    }
+  }
+  for (int64_t t = 0; t < m; t += 2) {
+    v16 v[4];
+    v16 next[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      two_rows(half, values + (t * width + (at + j * LANES_16) * (half ? 2 : 1)) * (half ? 2 : 4),
+               4 * width, 0, &v[j], &next[j]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < nv; j++) {
+        acc[i][j] += v[j] * p[i * ldp + t];
+        acc[i][j] += next[j] * p[i * ldp + t + 1];
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      store16(query[i].y + at + j * LANES_16, acc[i][j]);
+    }
+  }
+}
+
+PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, const float *p,
+                        int64_t ldp, const char *values, const pl_query *query) {
+  int64_t at = 0;
+  while (at < width) {
+    const int64_t left = (width - at) / LANES_16;
+    if (left == 3) {
+      mix_n(half, n, 3, m, width, p, ldp, values, query, at);
+      at += 3 * LANES_16;
+    } else if (left >= 4) {
+      mix_n(half, n, 4, m, width, p, ldp, values, query, at);
+      at += 4 * LANES_16;
+    } else if (left == 2) {
+      mix_n(half, n, 2, m, width, p, ldp, values, query, at);
+      at += 2 * LANES_16;
+    } else {
+      mix_n(half, n, 1, m, width, p, ldp, values, query, at);
+      at += LANES_16;
+    }
+  }
+}
+
+PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+                      const char *values, const pl_query *query) {
+  if (n == PL_ATTEND_TOGETHER) {
+    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    mix_wide(half, 1, m, width, p + i * ldp, ldp, values, query + i);
+  }
+}
+
+PL_VARIANTS(void, mix,
+            (bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
+             const char *values, const pl_query *query),
+            (half, n, m, width, p, ldp, values, query)) {
+  if (half) {
+    mix_of(true, n, m, width, p, ldp, values, query);
+  } else {
+    mix_of(false, n, m, width, p, ldp, values, query);
+  }
+}
+
+/* Turns the scores 0..n0-1 and from..n-1 into probabilities; what lies between them, and from
+ * n on up to `all` (the end of a vector at least), into zeros. */
+PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, float *s),
+            (n0, from, n, all, s)) {
+  const int64_t whole = (n + LANES_16 - 1) / LANES_16 * LANES_16;
+  for (int64_t i = n0; i < from; i++) {
+    s[i] = -INFINITY;
+  }
+  for (int64_t i = n; i < whole; i++) {
+    s[i] = -INFINITY;
+  }
+  for (int64_t i = whole; i < all; i++) {
+    s[i] = 0;
+  }
+  float most[LANES_16];
+  memcpy(most, s, sizeof most);
+  for (int64_t i = LANES_16; i < whole; i += LANES_16) {
+    for (int l = 0; l < LANES_16; l++) {
+      most[l] = s[i + l] > most[l] ? s[i + l] : most[l];
+    }
+  }
+  float m = most[0];
+  for (int l = 1; l < LANES_16; l++) {
+    m = most[l] > m ? most[l] : m;
+  }
+  for (int64_t i = 0; i < whole; i++) {
+    s[i] = k_exp(s[i] - m);
+  }
+  v16 sum = {0};
+  for (int64_t i = 0; i < whole; i += LANES_16) {
+    sum += load16(s + i);
+  }
+  double total = 0;
+  for (int l = 0; l < LANES_16; l++) {
+    total += sum[l];
+  }
+  const float r = (float)(1 / total);
+  for (int64_t i = 0; i < whole; i += LANES_16) {
+    store16(s + i, load16(s + i) * r);
+  }
+}
+
+/* ---- the same of pairs, where the processor multiplies them ---- */
+
+#ifdef __x86_64__
+/* q: [n][depth / 2] pairs. Summed in two parts, for one query alone would leave the units
+ * waiting. */
+PL_TARGET_AVX512BF16 PL_INLINE void score_pairs_n(const int n, int64_t depth, const int32_t *q,
+                                                  const char *keys, int64_t ahead, float scale,
+                                                  float *s, int64_t lds) {
+  __m512 acc[PL_ATTEND_TOGETHER][2][2];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+    acc[i][0][0] = acc[i][0][1] = acc[i][1][0] = acc[i][1][1] = _mm512_setzero_ps();
+  }
+  for (int64_t d = 0; d < depth / 2; d += 2) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; part++) {
+      if (d + part == depth / 2) {
+        break;
+      }
+      const char *p = keys + (d + part) * PL_KV_BLOCK * 4;
+      const __m512bh k0 = (__m512bh)_mm512_loadu_si512(p);
+      const __m512bh k1 = (__m512bh)_mm512_loadu_si512(p + 64);
+      __builtin_prefetch(p + ahead);
+      __builtin_prefetch(p + ahead + 64);
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) {
+        const __m512bh a = (__m512bh)_mm512_set1_epi32(q[i * (depth / 2) + d + part]);
+        acc[i][part][0] = _mm512_dpbf16_ps(acc[i][part][0], k0, a);
+        acc[i][part][1] = _mm512_dpbf16_ps(acc[i][part][1], k1, a);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+    _mm512_storeu_ps(s + i * lds, (acc[i][0][0] + acc[i][1][0]) * scale);
+    _mm512_storeu_ps(s + i * lds + LANES_16, (acc[i][0][1] + acc[i][1][1]) * scale);
+  }
+}
+
+PL_TARGET_AVX512BF16 static void score_pairs(int n, int64_t depth, const int32_t *q,
+                                             const char *keys, int64_t ahead, float scale, float *s,
+                                             int64_t lds) {
+  if (n == PL_ATTEND_TOGETHER) {
+    score_pairs_n(PL_ATTEND_TOGETHER, depth, q, keys, ahead, scale, s, lds);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    score_pairs_n(1, depth, q + i * (depth / 2), keys, ahead, scale, s + i * lds, lds);
+  }
+}
+
+/* y[i][at..at + 16 nv) += sum over m positions p[i][t] * values[t], p in pairs; in two parts */
+PL_TARGET_AVX512BF16 PL_INLINE void mix_pairs_n(const int n, const int nv, int64_t m, int64_t width,
+                                                const char *p, int64_t ldp, const char *values,
+                                                const pl_query *query, int64_t at) {
+  __m512 acc[PL_ATTEND_TOGETHER][2][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      acc[i][0][j] = _mm512_loadu_ps(query[i].y + at + j * LANES_16);
+      acc[i][1][j] = _mm512_setzero_ps();
+    }
+  }
+  for (int64_t t = 0; t < m; t += 4) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; part++) { /* beyond m there are zeros in p */
+      const char *row = values + ((t / 2 + part) * width + at) * 4;
+      __m512bh v[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < nv; j++) {
+        v[j] = (__m512bh)_mm512_loadu_si512(row + j * LANES_16 * 4);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) {
+        int32_t pair;
+        memcpy(&pair, p + i * ldp + 2 * t + 4 * part, sizeof pair);
+        const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+        for (int j = 0; j < nv; j++) {
+          acc[i][part][j] = _mm512_dpbf16_ps(acc[i][part][j], v[j], a);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      _mm512_storeu_ps(query[i].y + at + j * LANES_16, acc[i][0][j] + acc[i][1][j]);
+    }
+  }
+}
+
+PL_TARGET_AVX512BF16 PL_INLINE void mix_pairs_wide(const int n, int64_t m, int64_t width,
+                                                   const char *p, int64_t ldp, const char *values,
+                                                   const pl_query *query) {
+  int64_t at = 0;
+  while (at < width) {
+    const int64_t left = (width - at) / LANES_16;
+    if (n == 1 && left == 3) {
+      mix_pairs_n(n, 3, m, width, p, ldp, values, query, at);
+      at += 3 * LANES_16;
+    } else if (n == 1 && left >= 4) {
+      mix_pairs_n(n, 4, m, width, p, ldp, values, query, at);
+      at += 4 * LANES_16;
+    } else if (left >= 2) { /* of many queries as many sums as there are registers */
+      mix_pairs_n(n, 2, m, width, p, ldp, values, query, at);
+      at += 2 * LANES_16;
+    } else {
+      mix_pairs_n(n, 1, m, width, p, ldp, values, query, at);
+      at += LANES_16;
+    }
+  }
+}
+
+PL_TARGET_AVX512BF16 static void mix_pairs(int n, int64_t m, int64_t width, const char *p,
+                                           int64_t ldp, const char *values, const pl_query *query) {
+  if (n == PL_ATTEND_TOGETHER) {
+    mix_pairs_wide(PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    mix_pairs_wide(1, m, width, p + i * ldp, ldp, values, query + i);
+  }
+}
+
+/* n floats as bf16 and, behind an odd n, a zero; y may be x */
+PL_TARGET_AVX512BF16 static void halve(int64_t n, const float *x, void *y) {
+  for (int64_t i = 0; i < n; i += LANES_16) {
+    const int64_t left = n - i < LANES_16 ? n - i : LANES_16;
+    const __m512 v = _mm512_maskz_loadu_ps((__mmask16)((1U << left) - 1), x + i);
+    const __mmask16 even = (__mmask16)((1U << (left + left % 2)) - 1);
+    _mm256_mask_storeu_epi16((pl_bf16 *)y + i, even, (__m256i)_mm512_cvtneps_pbh(v));
+  }
+}
+#endif
+
+/* ---- attention ---- */
+
+static void ask(const char *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(p + i, 0, 2);
+  }
+}
+
+void pl_kv_ask(const pl_attend *a, const pl_query *query) {
+  const int64_t bytes = pl_kv_depth(a->D) * PL_KV_BLOCK * (a->half ? 2 : 4);
+  const int64_t at = a->layer + a->head * bytes;
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    ask(a->prefix[t / PL_KV_BLOCK] + at, bytes);
+  }
+  for (int64_t t = 0; t < query->n1; t += PL_KV_BLOCK) {
+    ask(query->own[t / PL_KV_BLOCK] + at, bytes);
+  }
+}
+
+/* The scores of the first `past` positions, of which n0 lie before `from`. */
+static void hide(int64_t past, int64_t n0, int64_t from, float *s) {
+  for (int64_t t = 0; t < past; t++) {
+    s[t < n0 ? t : from + t - n0] = -INFINITY;
+  }
+}
+
+/* How many queries from i on have one text of their own. */
+static int same_text(const pl_query *query, int n, int i) {
+  int k = i + 1;
+  while (k < n && query[k].own == query[i].own) {
+    k++;
+  }
+  return k - i;
+}
+
+static int64_t longest(const pl_query *query, int n) {
+  int64_t most = 0;
+  for (int i = 0; i < n; i++) {
+    most = query[i].n1 > most ? query[i].n1 : most;
+  }
+  return most;
+}
+
+/* What the queries of one call have in common. */
+typedef struct frame {
+  const pl_attend *a;
+  const pl_query *query;
+  const int32_t *pairs; /* [n][depth / 2] the queries, where pairs are multiplied; or NULL */
+  int64_t depth, width, lds;
+  int64_t keys, values; /* where they begin in a block */
+  float scale;
+} frame;
+
+/* Scores of queries i..i+k-1 with one block. */
+static void score(const frame *f, int i, int k, const char *block, float *s) {
+  const int64_t ahead = f->values - f->keys; /* what is asked for while the keys are read */
+#ifdef __x86_64__
+  if (f->pairs != NULL) {
+    score_pairs(k, f->depth, f->pairs + i * (f->depth / 2), block + f->keys, ahead, f->scale, s,
+                f->lds);
+    return;
+  }
+#endif
+  scores(f->a->half, k, f->a->D, f->query + i, block + f->keys, ahead, f->scale, s, f->lds);
+}
+
+/* Adds m positions of one block to the outputs of queries i..i+k-1; p: the row of scores of
+ * query i, of which position t is the block's first. */
+static void blend(const frame *f, int i, int k, int64_t m, const char *block, const float *p,
+                  int64_t t) {
+#ifdef __x86_64__
+  if (f->pairs != NULL) {
+    const char *half = (const char *)p + 2 * t;
+    mix_pairs(k, m, f->width, half, 4 * f->lds, block + f->values, f->query + i);
+    return;
+  }
+#endif
+  mix(f->a->half, k, m, f->width, p + t, f->lds, block + f->values, f->query + i);
+}
+
+int64_t pl_attend_floats(int64_t positions, int64_t D) {
+  return (positions + 3 * PL_KV_BLOCK) / LANES_16 * LANES_16 + pl_kv_depth(D) / 2;
+}
+
+static int64_t score_floats(int64_t positions) {
+  return pl_attend_floats(positions, 0);
+}
+
+void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch) {
+  const int64_t D = a->D;
+  const int64_t each = PL_KV_BLOCK * (a->half ? 2 : 4);
+  frame f = {.a = a,
+             .query = query,
+             .depth = pl_kv_depth(D),
+             .width = pl_kv_width(D),
+             .lds = score_floats(a->n0 + longest(query, n)),
+             .scale = (float)(1 / sqrt((double)D))};
+  f.keys = a->layer + a->head * f.depth * each;
+  f.values = a->layer + (a->K * f.depth + a->head * f.width) * each;
+#ifdef __x86_64__
+  if (a->half && pl_isa_used() == PL_ISA_AVX512BF16) {
+    int32_t *pairs = (int32_t *)(void *)(scratch + n * f.lds);
+    for (int i = 0; i < n; i++) {
+      halve(D, query[i].q, pairs + i * (f.depth / 2));
+    }
+    f.pairs = pairs;
+  }
+#endif
+  const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    score(&f, 0, n, a->prefix[t / PL_KV_BLOCK], scratch + t);
+  }
+  for (int i = 0; i < n;) { /* the scores of both runs lie one after the other */
+    const int k = same_text(query, n, i);
+    const int64_t n1 = longest(query + i, k);
+    for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
+      score(&f, i, k, query[i].own[t / PL_KV_BLOCK], scratch + i * f.lds + from + t);
+    }
+    i += k;
+  }
+  for (int i = 0; i < n; i++) {
+    float *s = scratch + i * f.lds;
+    hide(query[i].past, a->n0, from, s);
+    softmax(a->n0, from, from + query[i].n1, f.lds, s);
+#ifdef __x86_64__
+    if (f.pairs != NULL) {
+      halve(f.lds, s, s);
+    }
+#endif
+    memset(query[i].y, 0, (size_t)f.width * sizeof(float));
+  }
+  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
+    const int64_t m = a->n0 - t < PL_KV_BLOCK ? a->n0 - t : PL_KV_BLOCK;
+    blend(&f, 0, n, m, a->prefix[t / PL_KV_BLOCK], scratch, t);
+  }
+  for (int i = 0; i < n;) { /* what a query does not see yet has probability 0 */
+    const int k = same_text(query, n, i);
+    const int64_t n1 = longest(query + i, k);
+    for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
+      const int64_t m = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
+      blend(&f, i, k, m, query[i].own[t / PL_KV_BLOCK], scratch + i * f.lds, from + t);
+    }
+    i += k;
+  }
+}
