@@ -3,8 +3,8 @@
  * A training step's activations, gradients and scratch have many sizes, and they are not there
  * at the same time: what the backward pass frees is what its gradients need. So a block is cut
  * from the smallest hole that holds it, the lowest of equals, and joins the holes beside it
- * when it goes. A hole that grows at one end is cut at the other, so that it stays whole: the
- * backward pass frees in the opposite order. A step that repeats finds the holes as it left
+ * when it goes. A hole that grew at one end is cut at the other, so that it stays whole: the
+ * backward pass frees in the opposite order. Large blocks are few and take the lower end. A step that repeats finds the holes as it left
  * them and asks the system for nothing.
  *
  * A span is reserved as addresses only; pages come by use, huge ones where the system has them.
@@ -21,6 +21,7 @@
 #define SPAN ((size_t)64 << 30)
 #define ALIGN ((size_t)64)
 #define REST_MIN ((size_t)4096) /* a smaller rest stays with the block */
+#define LARGE ((size_t)16 << 20)
 
 typedef struct span {
   char *at;            /* a multiple of PAGE */
@@ -225,14 +226,14 @@ static pl_piece *hole_at_end(pl_arena *a, size_t bytes) {
 
 /* Cuts a hole in two; the result is the part of `bytes`. NULL: no memory. */
 static pl_piece *cut(pl_arena *a, pl_piece *p, size_t bytes) {
-  const size_t rest = p->bytes - bytes;
-  pl_piece *lower = piece_new(p->home, p->from, p->down ? rest : bytes, p);
+  const bool upper = p->down && bytes < LARGE;
+  pl_piece *lower = piece_new(p->home, p->from, upper ? p->bytes - bytes : bytes, p);
   if (lower == NULL) {
     return NULL;
   }
   p->from += lower->bytes;
   p->bytes -= lower->bytes;
-  if (p->down) { /* the block is the upper part */
+  if (upper) {
     const uint64_t made = p->made;
     hole_out(a, p);
     hole_in(a, lower);
