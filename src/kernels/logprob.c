@@ -6,12 +6,13 @@
  * For each part a block of w is read once forward and once backward. */
 #include <math.h>
 
+#include "kernels/corner.h"
 #include "kernels/impl.h"
 #include "kernels/vmath.h"
 
 enum {
   BLOCK_LOGITS = 1 << 18, /* logits in a block: 1 MiB of floats */
-  BLOCK_MIN = 256,        /* columns */
+  BLOCK_MIN = 512,        /* columns */
   PART_MOST = 2048,       /* rows whose gradient stays in the caches too */
   ROWS = 16               /* rows in a task */
 };
@@ -41,6 +42,8 @@ int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V) {
   return 2 * m * C + 4 * m + 2 * m * block_width(M, V);
 }
 
+typedef real_bits vec_bits __attribute__((vector_size(32)));
+
 /* One part; M counts its rows. */
 typedef struct head_job {
   int64_t M, C, V, width, nb, n0; /* this block: nb columns from n0 */
@@ -69,27 +72,38 @@ PL_VARIANTS(void, gather_block, (void *arg, int64_t b), (arg, b)) {
   }
 }
 
-/* Rows of one block: z -> maximum, sum, the target's logit, and e where it is kept. */
-PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
-  const real *restrict z = j->z + i * j->nb;
-  const int64_t n = j->nb;
-  real lane[16];
-  for (int k = 0; k < 16; k++) {
-    lane[k] = z[0];
-  }
+/* a > b ? a : b */
+PL_INLINE vec most(vec a, vec b) {
+  const vec_bits m = a > b;
+  return (vec)(((vec_bits)a & m) | ((vec_bits)b & ~m));
+}
+
+PL_INLINE real largest(int64_t n, const real *z) {
+  vec best[4] = {vsplat(z[0]), vsplat(z[0]), vsplat(z[0]), vsplat(z[0])};
   int64_t v = 0;
-  for (; v + 16 <= n; v += 16) {
-    for (int k = 0; k < 16; k++) {
-      lane[k] = z[v + k] > lane[k] ? z[v + k] : lane[k];
+  for (; v + 4 * PL_LANES <= n; v += 4 * PL_LANES) {
+    for (int k = 0; k < 4; k++) {
+      best[k] = most(vload(z + v + k * PL_LANES), best[k]);
     }
   }
+  real lane[PL_LANES];
+  vstore(lane, most(most(best[0], best[1]), most(best[2], best[3])));
   real top = lane[0];
-  for (int k = 1; k < 16; k++) {
+  for (int k = 1; k < PL_LANES; k++) {
     top = lane[k] > top ? lane[k] : top;
   }
   for (; v < n; v++) {
     top = z[v] > top ? z[v] : top;
   }
+  return top;
+}
+
+/* Rows of one block: z -> maximum, sum, the target's logit, and e where it is kept. */
+PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
+  const real *restrict z = j->z + i * j->nb;
+  const int64_t n = j->nb;
+  int64_t v = 0;
+  real top = largest(n, z);
   real sum[16] = {0};
   real s = 0;
   if (j->e) {
