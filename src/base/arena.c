@@ -4,8 +4,8 @@
  * at the same time: what the backward pass frees is what its gradients need. So a block is cut
  * from the smallest hole that holds it, the lowest of equals, and joins the holes beside it
  * when it goes. A hole that grew at one end is cut at the other, so that it stays whole: the
- * backward pass frees in the opposite order. Large blocks are few and take the lower end. A step that repeats finds the holes as it left
- * them and asks the system for nothing.
+ * backward pass frees in the opposite order. Large blocks are few and take the lower end. A
+ * step that repeats finds the holes as it left them and asks the system for nothing.
  *
  * A span is reserved as addresses only; pages come by use, huge ones where the system has them.
  * Which have come is noted, so that holes can be given back without moving anything. Where
