@@ -108,9 +108,9 @@ TEST(a_block_is_cut_from_what_other_sizes_left) {
       }
     }
     for (int i = LAYERS - 1; i >= 0; i--) {
-      grad[i] = pl_alloc(c, 9400000);
+      grad[i] = pl_alloc(c, 9200000);
       REQUIRE(grad[i]);
-      memset(grad[i], 100 + i, 9400000);
+      memset(grad[i], 100 + i, 9200000);
       for (int j = 0; j < PARTS; j++) {
         const char *p = act[i][j];
         CHECK(p[0] == i + j && p[sizes[j] - 1] == i + j); /* no block in another */
@@ -119,7 +119,7 @@ TEST(a_block_is_cut_from_what_other_sizes_left) {
     }
     for (int i = 0; i < LAYERS; i++) {
       const char *p = grad[i];
-      CHECK(p[0] == 100 + i && p[9400000 - 1] == 100 + i);
+      CHECK(p[0] == 100 + i && p[9200000 - 1] == 100 + i);
       pl_free(c, grad[i]);
     }
   }
