@@ -612,8 +612,8 @@ function pl.tensor(values, opts) end
 function pl.to(x, dtype) end
 
 ---log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] token ids
----(0-based) give [M]. Softmax's numerators are kept for backward up to 256 MiB; beyond, and
----without backward, logits exist for a block of the vocabulary at a time.
+---(0-based) give [M]. Softmax's numerators are kept for backward up to 1 GiB; beyond, and without
+---backward, logits exist for a block of the vocabulary at a time.
 ---@param h perilune.Tensor|number
 ---@param w perilune.Tensor|number
 ---@param rows perilune.Tensor|integer[]

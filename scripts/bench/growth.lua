@@ -7,13 +7,6 @@ local train = require "scripts.bench.train"
 
 local M = {}
 
-local function step_time(model, w, count, length, seconds)
-  local step = train.sft_step(model, w.shape, count, length, w.dtype)
-  local r = measure.rounds(seconds, w.dtype, step, 1)
-  collectgarbage()
-  return r.median * (r.peak or 1) -- in units of the peak's work: free of the machine's moods
-end
-
 -- Largest relative distance of y from the straight line a + b x that fits it best (relative
 -- least squares): a is what a step costs whatever its size, the optimizer's update above all.
 local function off_line(x, y)
@@ -32,25 +25,28 @@ end
 
 ---w: { shape, dtype }: time against tokens, batch 1 to 64 at 256 tokens.
 function M.batch(w, seconds)
-  local model, x, y, each = shapes.model(w.shape), {}, {}, {}
-  for _, count in ipairs { 1, 2, 4, 8, 16, 32, 64 } do
-    x[#x + 1] = count * 256
-    y[#y + 1] = step_time(model, w, count, 256, seconds / 4)
-    each[#each + 1] = ("%d: %.2f"):format(count, y[#y] / x[#x] / (y[1] / x[1]))
+  local model, counts, x, steps, each = shapes.model(w.shape), { 1, 2, 4, 8, 16, 32, 64 }, {}, {}, {}
+  for i, count in ipairs(counts) do
+    x[i] = count * 256
+    steps[i] = train.sft_step(model, w.shape, count, 256, w.dtype)
   end
+  local y = measure.turns(seconds, w.dtype, steps)
+  for i, count in ipairs(counts) do each[i] = ("%d: %.2f"):format(count, y[i] / x[i] / (y[1] / x[1])) end
   return { value = off_line(x, y), note = "per token, by batch: " .. table.concat(each, ", ") }
 end
 
 ---w: { shape, dtype }: time against work, 2,048 tokens in sequences of 64 to 1024.
 function M.length(w, seconds)
-  local model, x, y, each = shapes.model(w.shape), {}, {}, {}
-  for _, length in ipairs { 64, 128, 256, 512, 1024 } do
-    x[#x + 1] = shapes.sft_work(w.shape, 2048 // length, length)
-    y[#y + 1] = step_time(model, w, 2048 // length, length, seconds / 4)
-    each[#each + 1] = ("%d: %.2f"):format(length, y[#y] / y[1])
+  local model, lengths, x, steps, each = shapes.model(w.shape), { 64, 128, 256, 512, 1024 }, {}, {}, {}
+  for i, length in ipairs(lengths) do
+    x[i] = shapes.sft_work(w.shape, 2048 // length, length)
+    steps[i] = train.sft_step(model, w.shape, 2048 // length, length, w.dtype)
   end
-  local worst = 0
-  for i = 1, #x do worst = math.max(worst, math.abs(y[i] / x[i] / (y[1] / x[1]) - 1)) end
+  local y, worst = measure.turns(seconds, w.dtype, steps), 0
+  for i, length in ipairs(lengths) do
+    each[i] = ("%d: %.2f"):format(length, y[i] / y[1])
+    worst = math.max(worst, math.abs(y[i] / x[i] / (y[1] / x[1]) - 1))
+  end
   return { value = worst, note = "per token, by length: " .. table.concat(each, ", ") }
 end
 

@@ -62,6 +62,29 @@ function M.rounds(seconds, probe, step, warm)
     peak = #peaks > 0 and M.median(peaks) or nil }
 end
 
+---Several steps in turn, each behind a probe, until the time is over, and three times at least:
+---what they cost in units of the peak's work, free of the machine's moods.
+---@param seconds number
+---@param probe "f32"|"bf16"
+---@param steps (fun(): any)[]
+---@return number[] median of time times peak, by step
+function M.turns(seconds, probe, steps)
+  local costs, medians = {}, {}
+  for i, step in ipairs(steps) do
+    step()
+    costs[i] = {}
+  end
+  local stop = base.now() + seconds
+  repeat
+    for i, step in ipairs(steps) do
+      local peak = M.probes[probe]() or 1
+      costs[i][#costs[i] + 1] = M.time(step) * peak
+    end
+  until base.now() > stop and #costs[1] >= 3
+  for i, list in ipairs(costs) do medians[i] = M.median(list) end
+  return medians
+end
+
 ---The figures of a result: rate in `unit`, share of the peak, both from the median step.
 ---@param r table what rounds() gave
 ---@param given { amount: number, unit: string, work?: number, probe?: string }  a step's amount; its flop, or bytes for dram

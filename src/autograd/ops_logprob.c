@@ -22,7 +22,7 @@ static pl_status head_check(pl_ctx *c, pl_tensor *const *in) {
 
 /* What is kept for backward, which would otherwise compute the logits again: a sixth of
  * a small model's step. Up to this much memory, which is returned when backward is done. */
-enum { KEEP_BYTES = 256 << 20 };
+enum { KEEP_BYTES = 1 << 30 };
 
 static pl_status head_keep(pl_ctx *c, pl_call *k, pl_dtype act, int64_t M, int64_t V) {
   if (!k->needs_grad || M > KEEP_BYTES / (V * (int64_t)pl_dtypes[act].size)) {
@@ -158,7 +158,7 @@ const pl_op pl_op_token_logprob = {
     .ret = "Tensor",
     .doc = "log softmax(h[rows] w^T)[ids]: h [N, C], w [V, C], rows [M] positions in h, ids [M] "
            "token ids (0-based) give [M]. Softmax's numerators are kept for backward up to "
-           "256 MiB; beyond, and without backward, logits exist for a block of the vocabulary "
+           "1 GiB; beyond, and without backward, logits exist for a block of the vocabulary "
            "at a time.",
     .forward = head_forward,
     .backward = head_backward,

@@ -1,28 +1,29 @@
-/* Counted, 64-byte aligned memory with a cache of big blocks.
+/* Counted, 64-byte aligned memory that is kept when it is free.
  *
  * A training step asks for the same hundreds of megabytes again and again.
- * Fresh pages cost a fault and a clearing each, so freed blocks of 32 KiB and
- * more are kept, in size classes of a quarter power of two, and handed out
- * again. What is kept and what is live together stay below a bound that follows
- * the peak; the block that was freed longest ago goes back first.
+ * Fresh pages cost a fault and a clearing each, so freed memory is handed out
+ * again: blocks of 32 KiB and more in size classes of a quarter power of two,
+ * big ones out of an arena, where one may become a part of another. What is kept
+ * and what is live together stay below a bound that follows the peak; what was
+ * freed longest ago goes back first.
  *
  * Only the thread that owns the context calls this, never a parallel block:
  * there are no locks. Under sanitizers nothing is kept, so that every use
  * after free and every overflow is seen. */
-#define _GNU_SOURCE
 #include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "base/arena.h"
 #include "base/mem_cache.h"
 
 #define ALIGN 64
 #define CLASS_MIN ((size_t)32 << 10)
-#define MAP_MIN ((size_t)2 << 20) /* a huge page on x86-64 and arm64 */
-#define CLASSES 128
+#define ARENA_MIN ((size_t)256 << 10)
+#define SIZE_MOST ((size_t)1 << 44) /* of a block */
+#define CLASSES 16
 #define KEEP_MIN ((int64_t)256 << 20)
 #define NO_CLASS (-1)
 
@@ -30,11 +31,15 @@
 typedef struct header {
   size_t size; /* asked for */
   size_t cap;  /* usable */
-  void *base;  /* what malloc or mmap gave */
   int32_t cls; /* size class, or NO_CLASS */
-  int32_t mapped;
-  struct header *next, *prev;   /* free blocks of the class, newest first */
-  struct header *newer, *older; /* all free blocks by age */
+  void *base;  /* what malloc gave, or NULL: */
+  union {
+    pl_piece *piece; /* of the arena */
+    struct {
+      struct header *next, *prev;   /* free blocks of the class, newest first */
+      struct header *newer, *older; /* all free blocks by age */
+    };
+  };
 } header;
 _Static_assert(sizeof(header) <= ALIGN, "the header must fit in front of a block");
 
@@ -42,21 +47,36 @@ struct pl_block_cache {
   header *cls[CLASSES];
   header *newest, *oldest;
   int64_t bytes;
+  pl_arena *arena;
 };
 
 pl_status pl_block_cache_new(pl_ctx *c) {
-  c->mem.cache = calloc(1, sizeof *c->mem.cache);
-  return c->mem.cache ? PL_OK : pl_fail(c, PL_ENOMEM, "out of memory at start");
+  pl_block_cache *k = calloc(1, sizeof *k);
+  if (k) {
+    k->arena = pl_arena_new();
+  }
+  if (!k || !k->arena) {
+    free(k);
+    return pl_fail(c, PL_ENOMEM, "out of memory at start");
+  }
+  c->mem.cache = k;
+  return PL_OK;
 }
 
 void pl_block_cache_free(pl_ctx *c) {
+  pl_block_cache *k = c->mem.cache;
+  if (!k) {
+    return;
+  }
   pl_mem_trim(c);
-  free(c->mem.cache);
+  pl_arena_close(k->arena);
+  free(k);
   c->mem.cache = NULL;
 }
 
 int64_t pl_block_cache_bytes(const pl_ctx *c) {
-  return c->mem.cache ? c->mem.cache->bytes : 0;
+  const pl_block_cache *k = c->mem.cache;
+  return k ? k->bytes + pl_arena_kept(k->arena) : 0;
 }
 
 /* The class whose blocks hold `bytes`, and how much they hold. */
@@ -73,13 +93,22 @@ static int class_of(size_t bytes, size_t *cap) {
   return k + (int)part;
 }
 
-static bool wants_class(size_t bytes) {
+/* Is it kept when it is free? */
+static bool is_kept(size_t bytes) {
 #ifdef PL_SANITIZE
   (void)bytes;
   return false;
 #else
-  return bytes >= CLASS_MIN && bytes <= ((size_t)1 << 44);
+  return bytes >= CLASS_MIN && bytes <= SIZE_MOST;
 #endif
+}
+
+static bool wants_class(size_t bytes) {
+  return is_kept(bytes) && bytes < ARENA_MIN;
+}
+
+static bool wants_arena(const pl_ctx *c, size_t bytes) {
+  return c->mem.cache && is_kept(bytes) && bytes >= ARENA_MIN;
 }
 
 static header *header_of(void *p) {
@@ -130,59 +159,36 @@ static void link_block(pl_block_cache *k, header *h) {
   k->bytes += (int64_t)h->cap;
 }
 
-static void give_back(header *h) {
-  if (h->mapped) {
-    munmap(h->base, h->cap + ALIGN);
-  } else {
-    free(h->base);
-  }
-}
-
-/* Maps bytes at a huge-page boundary; what is mapped around it goes back. */
-static void *map_aligned(size_t bytes) {
-  size_t all = bytes + MAP_MIN;
-  char *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
+static header *from_arena(pl_ctx *c, size_t bytes) {
+  bool fresh;
+  pl_piece *p = pl_arena_take(c->mem.cache->arena, bytes + ALIGN, &fresh);
+  if (!p) {
     return NULL;
   }
-  size_t page = 4096;
-  size_t before = (MAP_MIN - (uintptr_t)p % MAP_MIN) % MAP_MIN;
-  size_t used = (bytes + page - 1) / page * page;
-  if (before > 0) {
-    munmap(p, before);
-  }
-  if (all - before > used) {
-    munmap(p + before + used, all - before - used);
-  }
-  /* Fewer faults and fewer TLB misses; a kernel without it changes nothing. */
-  madvise(p + before, used, MADV_HUGEPAGE);
-  return p + before;
+  header *h = pl_piece_at(p);
+  *h = (header){.cap = pl_piece_bytes(p) - ALIGN, .cls = NO_CLASS, .piece = p};
+  c->mem.fresh += fresh;
+  return h;
 }
 
-static header *fresh(size_t bytes) {
+static header *from_malloc(pl_ctx *c, size_t bytes) {
   size_t cap = bytes;
-  int cls = wants_class(bytes) ? class_of(bytes, &cap) : NO_CLASS;
-  header *h;
-  if (cls != NO_CLASS && cap >= MAP_MIN) {
-    h = map_aligned(cap + ALIGN);
-    if (!h) {
-      return NULL;
-    }
-    h->base = h;
-    h->mapped = 1;
-  } else {
-    /* malloc and a shift by hand: aligned_alloc skips glibc's fast path */
-    void *base = malloc(cap + 2 * ALIGN);
-    if (!base) {
-      return NULL;
-    }
-    h = (header *)(((uintptr_t)base + ALIGN - 1) / ALIGN * ALIGN);
-    h->base = base;
-    h->mapped = 0;
+  const int cls = wants_class(bytes) ? class_of(bytes, &cap) : NO_CLASS;
+  /* malloc and a shift by hand: aligned_alloc skips glibc's fast path */
+  void *base = malloc(cap + 2 * ALIGN);
+  if (!base) {
+    return NULL;
   }
+  header *h = (header *)(((uintptr_t)base + ALIGN - 1) / ALIGN * ALIGN);
   h->cap = cap;
   h->cls = cls;
+  h->base = base;
+  c->mem.fresh += cls != NO_CLASS;
   return h;
+}
+
+static header *from_system(pl_ctx *c, size_t bytes) {
+  return wants_arena(c, bytes) ? from_arena(c, bytes) : from_malloc(c, bytes);
 }
 
 /* A kept block of the right class, or of one of the next two (half as big again). */
@@ -231,6 +237,27 @@ static void *no_memory(pl_ctx *c, size_t bytes, bool limited) {
   return NULL;
 }
 
+/* Gives back what was freed longest ago where more is kept than may be. */
+static void hold_bound(pl_mem *m) {
+  int64_t most = m->peak + m->peak / 4;
+  if (most < KEEP_MIN) {
+    most = KEEP_MIN;
+  }
+  pl_block_cache *k = m->cache;
+  while (k && m->live + k->bytes + pl_arena_kept(k->arena) > most) {
+    header *old = k->oldest;
+    const bool classes = old && k->bytes >= pl_arena_kept(k->arena); /* the larger share */
+    if (!classes && pl_arena_drop_oldest(k->arena)) {
+      continue;
+    }
+    if (!old) {
+      return;
+    }
+    unlink_block(k, old);
+    free(old->base);
+  }
+}
+
 void *pl_alloc(pl_ctx *c, size_t bytes) {
   pl_mem *m = &c->mem;
   if (m->fail_at > 0) {
@@ -239,7 +266,7 @@ void *pl_alloc(pl_ctx *c, size_t bytes) {
       return no_memory(c, bytes, false);
     }
   }
-  if (bytes > PTRDIFF_MAX - 4 * MAP_MIN) {
+  if (bytes > PTRDIFF_MAX - ALIGN * ALIGN) {
     return no_memory(c, bytes, false);
   }
   if (m->limit > 0 && (int64_t)bytes > m->limit - m->live) {
@@ -247,12 +274,11 @@ void *pl_alloc(pl_ctx *c, size_t bytes) {
   }
   header *h = reuse(c, bytes);
   if (!h) {
-    m->fresh += wants_class(bytes);
-    h = fresh(bytes);
+    h = from_system(c, bytes);
   }
   if (!h) {
     pl_mem_trim(c);
-    h = fresh(bytes);
+    h = from_system(c, bytes);
   }
   if (!h) {
     return no_memory(c, bytes, false);
@@ -262,6 +288,7 @@ void *pl_alloc(pl_ctx *c, size_t bytes) {
   if (m->live > m->peak) {
     m->peak = m->live;
   }
+  hold_bound(m);
   return block_of(h);
 }
 
@@ -280,20 +307,16 @@ void pl_free(pl_ctx *c, void *p) {
   header *h = header_of(p);
   pl_mem *m = &c->mem;
   m->live -= (int64_t)h->size;
-  if (h->cls == NO_CLASS || !m->cache) {
-    give_back(h);
-    return;
+  if (!h->base) {
+    if (m->cache) { /* else it outlives its context */
+      pl_arena_give(m->cache->arena, h->piece);
+    }
+  } else if (h->cls == NO_CLASS || !m->cache) {
+    free(h->base);
+  } else {
+    link_block(m->cache, h);
   }
-  link_block(m->cache, h);
-  int64_t keep = m->peak + m->peak / 4;
-  if (keep < KEEP_MIN) {
-    keep = KEEP_MIN;
-  }
-  while (m->cache->oldest && m->live + m->cache->bytes > keep) {
-    header *old = m->cache->oldest;
-    unlink_block(m->cache, old);
-    give_back(old);
-  }
+  hold_bound(m);
 }
 
 void *pl_realloc(pl_ctx *c, void *p, size_t bytes) {
@@ -336,7 +359,10 @@ void pl_mem_trim(pl_ctx *c) {
   while (k && k->oldest) {
     header *old = k->oldest;
     unlink_block(k, old);
-    give_back(old);
+    free(old->base);
+  }
+  if (k) {
+    pl_arena_trim(k->arena);
   }
 }
 

@@ -5,8 +5,8 @@
 #include "base/status.h"
 
 /* 64-byte aligned, contents undefined; NULL with ctx->err set on failure.
- * bytes = 0 gives a valid pointer. Blocks of 32 KiB and more are kept on
- * free in size classes and reused (first touch of fresh pages is 10x slower
+ * bytes = 0 gives a valid pointer. Blocks of 32 KiB and more are kept on free
+ * and reused, big ones also in parts (first touch of fresh pages is 10x slower
  * than the work done on them); pl_mem_trim gives them back. */
 void *pl_alloc(pl_ctx *c, size_t bytes);
 void *pl_alloc_zero(pl_ctx *c, size_t bytes);

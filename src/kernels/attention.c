@@ -23,7 +23,8 @@
 enum {
   TOKENS = 64,     /* a unit takes families until it has about this many */
   MOST_LANES = 32, /* queries in a block, at most */
-  MOST_KEYS = 112  /* keys in a block, at most */
+  MOST_KEYS = 114, /* keys in a block, at most */
+  MOST_ROWS = 14   /* of a register tile */
 };
 
 typedef struct att_job {
@@ -110,13 +111,13 @@ static int64_t take(real **at, real *memory, int64_t used, int64_t n) {
   return used + (n + 15) / 16 * 16;
 }
 
-/* Lays out the parts (nowhere, where memory is NULL) and returns how much they take. Strips
- * waste up to a third. */
+/* Lays out the parts (nowhere, where memory is NULL) and returns how much they take. Strips are
+ * whole and hold MR of STEP, at least three quarters. */
 static int64_t room_of(int64_t longest, int64_t D, bool back, real *memory, att_room *r) {
-  const int64_t keys = (longest + MOST_KEYS + 1) / 2 * 2;
-  const int64_t channels = D * 3 / 2 + 32;
-  const int64_t strips = (keys * 3 / 2 + 32) * (D + 1);
-  const int64_t block = (MOST_KEYS + 16) * MOST_LANES;
+  const int64_t keys = (longest + 1) / 2 * 2;
+  const int64_t channels = (D + MOST_ROWS) * 4 / 3;
+  const int64_t strips = (keys + MOST_ROWS) * 4 / 3 * (D + 1);
+  const int64_t block = (MOST_KEYS + 2) * MOST_LANES;
   const int64_t panel = (D + MOST_LANES) * MOST_LANES;
   *r = (att_room){.keys = keys, .ld = (D + 15) / 16 * 16};
   int64_t n = take(&r->key_rows, memory, 0, strips);

@@ -1,23 +1,30 @@
-/* The token log-probability: log softmax(h[rows] w^T)[ids], by blocks of the vocabulary.
- * A block's logits for all rows stay in the caches: its maximum and sum of exponentials
- * join those of the blocks before (Milakov & Gimelshein 2018), and what the gradient
- * will want, exp(logit - the row's maximum in the block), is kept where the caller gives
- * room for it, as `act`. Without room the gradient computes the logits again.
- * Each block of w is read once forward and once backward. */
+/* The token log-probability: log softmax(h[rows] w^T)[ids], by parts of the rows and blocks
+ * of the vocabulary. A block's logits for the rows of a part stay in the caches: its maximum
+ * and sum of exponentials join those of the blocks before (Milakov & Gimelshein 2018), and
+ * what the gradient will want, exp(logit - the row's maximum in the block), is kept where the
+ * caller gives room for it, as `act`. Without room the gradient computes the logits again.
+ * For each part a block of w is read once forward and once backward. */
 #include <math.h>
 
+#include "kernels/corner.h"
 #include "kernels/impl.h"
 #include "kernels/vmath.h"
 
 enum {
   BLOCK_LOGITS = 1 << 18, /* logits in a block: 1 MiB of floats */
-  BLOCK_MIN = 256,        /* columns */
+  BLOCK_MIN = 512,        /* columns */
+  PART_MOST = 2048,       /* rows whose gradient stays in the caches too */
   ROWS = 16               /* rows in a task */
 };
 
-/* Columns of a block: fixed by the sizes, all blocks but the last equal. */
+/* Rows of a part: fixed by the sizes, all parts but the last equal. */
+static int64_t part_rows(int64_t M) {
+  return ceil_div(M, imax(1, ceil_div(M, PART_MOST)));
+}
+
+/* The same for columns of a block. */
 static int64_t block_width(int64_t M, int64_t V) {
-  int64_t most = imax(BLOCK_MIN, BLOCK_LOGITS / imax(1, M));
+  int64_t most = imax(BLOCK_MIN, BLOCK_LOGITS / imax(1, part_rows(M)));
   return V <= most ? V : imin(V, ceil_div(ceil_div(V, ceil_div(V, most)), 64) * 64);
 }
 
@@ -29,15 +36,20 @@ int64_t K(token_logprob_stats)(int64_t M, int64_t V) {
   return M * (1 + n_blocks(M, V));
 }
 
-/* x [M,C] and its gradient, the running maximum and sum, logits, and their gradient */
+/* x [m,C] and its gradient, the running maximum and sum, logits, and their gradient */
 int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V) {
-  return 2 * M * C + 4 * M + 2 * M * block_width(M, V);
+  const int64_t m = part_rows(M);
+  return 2 * m * C + 4 * m + 2 * m * block_width(M, V);
 }
 
+typedef real_bits vec_bits __attribute__((vector_size(32)));
+
+/* One part; M counts its rows. */
 typedef struct head_job {
-  int64_t M, C, V, nb, n0; /* this block: nb columns from n0 */
-  const real *h;
+  int64_t M, C, V, width, nb, n0; /* this block: nb columns from n0 */
+  const real *h, *w;
   const int32_t *rows, *ids;
+  act *kept;     /* [V / nb, M, nb] or NULL */
   act *x;        /* [M,C] */
   real *z;       /* [M,nb] logits */
   act *e;        /* [M,nb] kept, or the gradient of the logits */
@@ -60,27 +72,38 @@ PL_VARIANTS(void, gather_block, (void *arg, int64_t b), (arg, b)) {
   }
 }
 
-/* Rows of one block: z -> maximum, sum, the target's logit, and e where it is kept. */
-PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
-  const real *restrict z = j->z + i * j->nb;
-  const int64_t n = j->nb;
-  real lane[16];
-  for (int k = 0; k < 16; k++) {
-    lane[k] = z[0];
-  }
+/* a > b ? a : b */
+PL_INLINE vec most(vec a, vec b) {
+  const vec_bits m = a > b;
+  return (vec)(((vec_bits)a & m) | ((vec_bits)b & ~m));
+}
+
+PL_INLINE real largest(int64_t n, const real *z) {
+  vec best[4] = {vsplat(z[0]), vsplat(z[0]), vsplat(z[0]), vsplat(z[0])};
   int64_t v = 0;
-  for (; v + 16 <= n; v += 16) {
-    for (int k = 0; k < 16; k++) {
-      lane[k] = z[v + k] > lane[k] ? z[v + k] : lane[k];
+  for (; v + 4 * PL_LANES <= n; v += 4 * PL_LANES) {
+    for (int k = 0; k < 4; k++) {
+      best[k] = most(vload(z + v + k * PL_LANES), best[k]);
     }
   }
+  real lane[PL_LANES];
+  vstore(lane, most(most(best[0], best[1]), most(best[2], best[3])));
   real top = lane[0];
-  for (int k = 1; k < 16; k++) {
+  for (int k = 1; k < PL_LANES; k++) {
     top = lane[k] > top ? lane[k] : top;
   }
   for (; v < n; v++) {
     top = z[v] > top ? z[v] : top;
   }
+  return top;
+}
+
+/* Rows of one block: z -> maximum, sum, the target's logit, and e where it is kept. */
+PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
+  const real *restrict z = j->z + i * j->nb;
+  const int64_t n = j->nb;
+  int64_t v = 0;
+  real top = largest(n, z);
   real sum[16] = {0};
   real s = 0;
   if (j->e) {
@@ -174,32 +197,47 @@ PL_VARIANTS(void, backward_rows, (void *arg, int64_t b), (arg, b)) {
 #define PRODUCT K(gemm)
 #endif
 
-static void block_logits(const head_job *j, const real *w) {
-  PRODUCT(false, true, j->M, j->nb, j->C, 1, ACTS(j->x, j->C), REALS(w + j->n0 * j->C, j->C), 0,
+static void block_logits(const head_job *j) {
+  PRODUCT(false, true, j->M, j->nb, j->C, 1, ACTS(j->x, j->C), REALS(j->w + j->n0 * j->C, j->C), 0,
           REALS(j->z, j->nb));
+}
+
+static void forward_part(head_job *j, real *stats, real *scratch) {
+  const int64_t M = j->M;
+  j->lse = stats;
+  j->sum = (double *)scratch;
+  j->run_top = scratch + 2 * M;
+  j->x = (act *)(scratch + 4 * M);
+  j->z = scratch + 4 * M + M * j->C;
+  pl_parallel(ceil_div(M, ROWS), gather_block, j);
+  for (j->n0 = 0; j->n0 < j->V; j->n0 += j->width) {
+    j->nb = imin(j->width, j->V - j->n0);
+    j->top = stats + (1 + j->n0 / j->width) * M;
+    j->e = j->kept ? j->kept + M * j->n0 : NULL;
+    block_logits(j);
+    pl_parallel(ceil_div(M, ROWS), forward_rows, j);
+  }
+  for (int64_t i = 0; i < M; i++) {
+    j->lse[i] = j->run_top[i] + (real)log(j->sum[i]);
+    j->out[i] -= j->lse[i];
+  }
+}
+
+/* The part from row i0 on. */
+static head_job part_at(int64_t M, int64_t C, int64_t V, int64_t i0, const real *h,
+                        const int32_t *rows, const real *w, const int32_t *ids, act *kept) {
+  return (head_job){.M = imin(part_rows(M), M - i0), .C = C, .V = V, .width = block_width(M, V),
+                    .h = rows ? h : h + i0 * C, .w = w, .rows = rows ? rows + i0 : NULL,
+                    .ids = ids + i0, .kept = kept ? kept + i0 * V : NULL};
 }
 
 void K(token_logprob)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
                       const real *w, const int32_t *ids, real *out, real *stats, act *kept,
                       real *scratch) {
-  const int64_t width = block_width(M, V);
-  head_job j = {.M = M, .C = C, .V = V, .h = h, .rows = rows, .ids = ids, .out = out, .lse = stats};
-  j.sum = (double *)scratch;
-  j.run_top = scratch + 2 * M;
-  j.x = (act *)(scratch + 4 * M);
-  j.z = scratch + 4 * M + M * C;
-  pl_parallel(ceil_div(M, ROWS), gather_block, &j);
-  for (int64_t b = 0; b < ceil_div(V, width); b++) {
-    j.n0 = b * width;
-    j.nb = imin(width, V - j.n0);
-    j.top = stats + (1 + b) * M;
-    j.e = kept ? kept + M * j.n0 : NULL;
-    block_logits(&j, w);
-    pl_parallel(ceil_div(M, ROWS), forward_rows, &j);
-  }
-  for (int64_t i = 0; i < M; i++) {
-    j.lse[i] = j.run_top[i] + (real)log(j.sum[i]);
-    out[i] -= j.lse[i];
+  for (int64_t i0 = 0; i0 < M; i0 += part_rows(M)) {
+    head_job j = part_at(M, C, V, i0, h, rows, w, ids, kept);
+    j.out = out + i0;
+    forward_part(&j, stats + i0 * (1 + n_blocks(M, V)), scratch);
   }
 }
 
@@ -224,41 +262,55 @@ static void scatter_block(void *arg, int64_t b) {
   }
 }
 
-void K(token_logprob_back)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
-                           const real *w, const int32_t *ids, const real *out, const real *stats,
-                           const real *gout, real *gh, real *gw, act *kept, real *scratch) {
-  const int64_t width = block_width(M, V);
-  head_job j = {.M = M, .C = C, .V = V, .h = h, .rows = rows, .ids = ids, .out_in = out,
-                .lse_in = stats, .gout = gout};
-  j.x = (act *)(scratch + 4 * M);
+/* gw is set by the first part and added to by the others. */
+static void backward_part(head_job *j, bool first, const real *stats, real *gh, real *gw,
+                          real *scratch) {
+  const int64_t M = j->M;
+  const int64_t C = j->C;
   real *gx = scratch + 4 * M + M * C;
   real *z = gx + M * C;
-  if (gw || !kept) {
-    pl_parallel(ceil_div(M, ROWS), gather_block, &j);
+  j->lse_in = stats;
+  j->x = (act *)(scratch + 4 * M);
+  if (gw || !j->kept) {
+    pl_parallel(ceil_div(M, ROWS), gather_block, j);
   }
-  for (int64_t b = 0; b < ceil_div(V, width); b++) {
-    j.n0 = b * width;
-    j.nb = imin(width, V - j.n0);
-    j.top_in = stats + (1 + b) * M;
-    if (kept) {
-      j.e = kept + M * j.n0;
+  for (j->n0 = 0; j->n0 < j->V; j->n0 += j->width) {
+    const int64_t nb = imin(j->width, j->V - j->n0);
+    j->nb = nb;
+    j->top_in = stats + (1 + j->n0 / j->width) * M;
+    if (j->kept) {
+      j->e = j->kept + M * j->n0;
     } else {
-      j.z = z;
-      j.e = (act *)(z + M * width);
-      block_logits(&j, w);
+      j->z = z;
+      j->e = (act *)(z + M * j->width);
+      block_logits(j);
     }
-    pl_parallel(ceil_div(M, ROWS), backward_rows, &j);
+    pl_parallel(ceil_div(M, ROWS), backward_rows, j);
     if (gw) {
-      PRODUCT(true, false, j.nb, C, M, 1, ACTS(j.e, j.nb), ACTS(j.x, C), 0,
-              REALS(gw + j.n0 * C, C));
+      PRODUCT(true, false, nb, C, M, 1, ACTS(j->e, nb), ACTS(j->x, C), first ? 0 : 1,
+              REALS(gw + j->n0 * C, C));
     }
     if (gh) {
-      PRODUCT(false, false, M, C, j.nb, 1, ACTS(j.e, j.nb), REALS(w + j.n0 * C, C), b == 0 ? 0 : 1,
-              REALS(gx, C));
+      PRODUCT(false, false, M, C, nb, 1, ACTS(j->e, nb), REALS(j->w + j->n0 * C, C),
+              j->n0 == 0 ? 0 : 1, REALS(gx, C));
     }
   }
   if (gh) {
-    scatter_job s = {M, C, 64, rows, gx, gh};
+    scatter_job s = {M, C, 64, j->rows, gx, gh};
     pl_parallel(ceil_div(C, s.cols), scatter_block, &s);
   }
+}
+
+void K(token_logprob_back)(int64_t M, int64_t C, int64_t V, const real *h, const int32_t *rows,
+                           const real *w, const int32_t *ids, const real *out, const real *stats,
+                           const real *gout, real *gh, real *gw, act *kept, real *scratch) {
+  int64_t i0 = 0;
+  do { /* without a row gw is set too */
+    head_job j = part_at(M, C, V, i0, h, rows, w, ids, kept);
+    j.out_in = out + i0;
+    j.gout = gout + i0;
+    backward_part(&j, i0 == 0, stats + i0 * (1 + n_blocks(M, V)), rows || !gh ? gh : gh + i0 * C,
+                  gw, scratch);
+    i0 += part_rows(M);
+  } while (i0 < M);
 }

@@ -109,3 +109,64 @@ TEST(half_head_has_the_same_bits_on_any_number_of_threads) {
   pl_free(&harness.ctx, one);
   pl_free(&harness.ctx, more);
 }
+
+enum { MANY = 4100, FEW = 1000, MC = 6, MV = 40 }; /* MANY: more parts than one */
+
+typedef struct many {
+  double h[MANY * MC], w[MV * MC], g[MANY], out[MANY], gh[MANY * MC], gw[MV * MC], part[MV * MC];
+  double stats[2 * MANY], kept[MANY * MV];
+  int32_t rows[MANY], ids[MANY];
+} many;
+
+/* Rows i0..i0+n in one call. */
+static void some(many *t, int i0, int n, bool listed, bool keep, double *gw) {
+  REQUIRE(pl_token_logprob_stats_f64(n, MV) <= 2 * MANY);
+  double *scratch = memory((size_t)pl_token_logprob_scratch_f64(n, MC, MV) * sizeof *scratch);
+  const int32_t *rows = listed ? t->rows + i0 : NULL;
+  const double *h = listed ? t->h : t->h + i0 * MC;
+  double *gh = listed ? t->gh : t->gh + i0 * MC;
+  double *kept = keep ? t->kept : NULL;
+  pl_token_logprob_f64(n, MC, MV, h, rows, t->w, t->ids + i0, t->out + i0, t->stats, kept, scratch);
+  pl_token_logprob_back_f64(n, MC, MV, h, rows, t->w, t->ids + i0, t->out + i0, t->stats, t->g + i0,
+                            gh, gw, kept, scratch);
+  pl_free(&harness.ctx, scratch);
+}
+
+TEST(parts_of_many_rows_add_up) {
+  many *t = memory(sizeof *t);
+  many *whole = memory(sizeof *whole);
+  for (int i = 0; i < MANY * MC; i++) {
+    t->h[i] = pl_uniform(5, 0, (uint64_t)i) - 0.5;
+  }
+  for (int i = 0; i < MV * MC; i++) {
+    t->w[i] = 4 * pl_uniform(5, 1, (uint64_t)i) - 2;
+  }
+  for (int i = 0; i < MANY; i++) {
+    t->g[i] = pl_uniform(5, 2, (uint64_t)i) - 0.5;
+    t->rows[i] = (int32_t)((int64_t)i * 7919 % MANY);
+    t->ids[i] = i * 97 % MV;
+  }
+  for (int how = 0; how < 4; how++) {
+    memset(t->gh, 0, sizeof t->gh);
+    memset(t->gw, 0, sizeof t->gw);
+    *whole = *t;
+    some(whole, 0, MANY, how & 1, how & 2, whole->gw);
+    for (int i = 0; i < MANY; i += FEW) {
+      some(t, i, i + FEW < MANY ? FEW : MANY - i, how & 1, how & 2, t->part);
+      for (int k = 0; k < MV * MC; k++) {
+        t->gw[k] += t->part[k];
+      }
+    }
+    for (int i = 0; i < MANY; i++) {
+      CHECK_NEAR(whole->out[i], t->out[i], 1e-12);
+    }
+    for (int i = 0; i < MANY * MC; i++) {
+      CHECK_NEAR(whole->gh[i], t->gh[i], 1e-12);
+    }
+    for (int k = 0; k < MV * MC; k++) {
+      CHECK_NEAR(whole->gw[k], t->gw[k], 1e-10);
+    }
+  }
+  pl_free(&harness.ctx, t);
+  pl_free(&harness.ctx, whole);
+}
