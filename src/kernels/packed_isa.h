@@ -204,13 +204,8 @@ INL void FN(tile)(const pl_pack_kind kind, const int mr, const int np, const pl_
     }
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
-      V s = acc[i][j];
-      if (kind == PL_PACK_INT8) {
-        s *= scale;
-      }
-      if (biases != NULL) {
-        s += bias;
-      }
+      /* one rounding in every tile: nothing that could be fused here and there */
+      V s = kind == PL_PACK_INT8 ? acc[i][j] * scale + bias : acc[i][j] + bias;
       float *to = y + i * ldy + n;
       if (n + VL <= N) {
         if (add) {
