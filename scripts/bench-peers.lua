@@ -4,8 +4,9 @@
 --
 -- takes the workloads of scripts/bench/list.lua that have a peer (with a WORD in their names),
 -- runs ours, then each peer, so many rounds, and prints the medians and the median of each
--- round's ratio to the fastest peer of that round, beside the figure to reach. The peak is
--- probed before every run. --json prints one JSON object; BENCH_JSON=FILE writes it as well.
+-- round's ratio to the fastest peer of that round, beside the figure to reach; where a peer has
+-- a setting that the figure was not made against, the ratio with it follows in brackets. The
+-- peak is probed before every run. --json prints one JSON object; BENCH_JSON=FILE writes it as well.
 -- The Python environment is PERILUNE_BENCH_VENV or build/bench-venv (make bench-peers makes it).
 local base = require("perilune.core").base
 local child = require "scripts.bench.child"
@@ -77,31 +78,36 @@ end
 
 -- The medians of one group: a result for each of ours, the peers inside.
 local function compare(group)
-  local ours, theirs, ratios = {}, {}, {}
-  for i in ipairs(group.ours) do ours[i], ratios[i] = {}, {} end
+  local ours, theirs, ratios, to_all = {}, {}, {}, {}
+  for i in ipairs(group.ours) do ours[i], ratios[i], to_all[i] = {}, {}, {} end
   for i in ipairs(group.peers) do theirs[i] = {} end
   for _ = 1, o.rounds do
-    local mine, best = {}, nil
+    local mine, best, best_of_all = {}, 0, 0
     for i, w in ipairs(group.ours) do
       mine[i] = once(ours[i], w.name, function() return child.workload(w.name, o.seconds) end)
     end
     for i, peer in ipairs(group.peers) do
       local r = once(theirs[i], peer.name, function() return peers.run(peer, group.ours[1], o.seconds) end)
-      if r.rate and (not best or r.rate > best) then best = r.rate end
+      best_of_all = math.max(best_of_all, r.rate or 0)
+      if not peer.beyond then best = math.max(best, r.rate or 0) end
     end
     for i, r in ipairs(mine) do
-      if r.rate and best then table.insert(ratios[i], r.rate / best) end
+      if r.rate and best > 0 then
+        table.insert(ratios[i], r.rate / best)
+        table.insert(to_all[i], r.rate / best_of_all)
+      end
     end
   end
   local out, around = {}, base.json_array {}
   for i, peer in ipairs(group.peers) do
     around[i] = medians(theirs[i])
-    around[i].name = peer.name
+    around[i].name, around[i].beyond = peer.name, peer.beyond
   end
   for i, w in ipairs(group.ours) do
     local r = medians(ours[i])
     r.name, r.what, r.dtype, r.unit = w.name, w.what, w.dtype, w.peer == "dpo" and "pairs/s" or "tokens/s"
     r.ratio = #ratios[i] > 0 and measure.median(ratios[i]) or nil
+    r.ratio_to_all = r.ratio and measure.median(to_all[i])
     r.to_reach, r.peers = w.to_reach.ratio, around
     out[i] = r
   end
@@ -122,7 +128,7 @@ local function rows_of(results)
     end
     local verdict = r.to_reach and r.ratio and (r.ratio >= r.to_reach and "reached" or "MISSED") or ""
     rows[#rows + 1] = { r.what, "perilune " .. r.dtype, r.rate and ("%s %s"):format(report.number(r.rate), r.unit) or r.failed, gb(r.rss),
-      r.peak_f32 and ("%.0f"):format(r.peak_f32) or "", r.ratio and ("%.2f x"):format(r.ratio) or "",
+      r.peak_f32 and ("%.0f"):format(r.peak_f32) or "", report.ratio(r),
       r.to_reach and ("%g x"):format(r.to_reach) or "", verdict }
   end
   return rows

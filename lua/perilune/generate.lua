@@ -112,8 +112,9 @@ end
 ---{ prompt = ids of the prompt, completion = ids }. With a stop text, ids are the fewest tokens that cover `text`.
 ---A prompt that leaves no room in the context is an error naming it; an answer that reaches the context's end, or
 ---max_tokens, has finish = "length". An answer does not depend on batch_size or on the other prompts' text.
----dtype: with f32, logprob is the score of the same ids to 1e-4 a token; with bf16 and int8 (weights rounded;
----activations, keys and values bf16) it differs by about 0.01 and 0.03 a token, at most some tenths.
+---dtype: with f32, logprob is the score of the same ids to 1e-4 a token. With bf16 (weights, activations, keys and
+---values rounded) and int8 (weights and what they are multiplied with in 8 bits, with scales; keys and values bf16) it
+---differs by about 0.01 and 0.04 a token, at most some tenths.
 ---generation_config.json gives the stop ids; its temperature, top_p and the like are not used.
 ---@param model table
 ---@param prompts table # texts, lists of ids, or rows with .prompt

@@ -49,11 +49,11 @@ if arg[2] then
       if p.rate then others[#others + 1] = ("%s %s"):format(p.name, report.number(p.rate)) end
     end
     local rate = r.rate and ("%s: %s %s"):format(r.dtype, report.number(r.rate), r.unit) or r.failed
-    local ratio = r.ratio and ("%.2f"):format(r.ratio)
+    local ratio = report.ratio(r)
     if r.to_reach then
-      line(r.what, rate, table.concat(others, ", "), goal(ratio, ("%g"):format(r.to_reach), r.ratio and r.ratio >= r.to_reach))
+      line(r.what, rate, table.concat(others, ", "), goal(r.ratio and ratio, ("%g"):format(r.to_reach), r.ratio and r.ratio >= r.to_reach))
     else
-      line(r.what, rate, table.concat(others, ", "), ratio or "", "", "")
+      line(r.what, rate, table.concat(others, ", "), ratio, "", "")
     end
   end
 end

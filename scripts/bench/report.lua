@@ -20,6 +20,14 @@ function M.number(x)
   return ("%.3g"):format(x)
 end
 
+---A workload's ratio to its peers, and in brackets the one to settings beyond the figure's; "" without one.
+---@return string
+function M.ratio(r)
+  if not r.ratio then return "" end
+  local more = r.ratio_to_all and r.ratio_to_all < r.ratio and (" (%.2f)"):format(r.ratio_to_all) or ""
+  return ("%.2f%s"):format(r.ratio, more)
+end
+
 -- What is to be reached, and whether it was, in words.
 local function goals(r)
   local to, out, missed = r.to_reach or {}, {}, false

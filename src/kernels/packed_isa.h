@@ -122,7 +122,8 @@ INL void FN(depth8)(const int mr, const int np, const pl_operand *in, const char
         const __m512i a = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
         for (int j = 0; j < np; j++) {
-          sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], b[j], a);
+          /* as an intrinsic the compiler copies every sum to and fro */
+          __asm__("vpdpbusd %2, %1, %0" : "+v"(sum[i][j]) : "v"(b[j]), "v"(a));
         }
       }
       w += 64;
@@ -187,34 +188,32 @@ INL void FN(tile)(const pl_pack_kind kind, const int mr, const int np, const pl_
     FN(depth)(kind, mr, np, q->in.K, x, ldx, w, q->panel, acc);
   }
   const int64_t n0 = p * PL_PACKED_COLS;
+  const int64_t N = q->N;
+  const float *scales = q->scale;
+  const float *biases = q->bias;
 #pragma GCC unroll 16
   for (int j = 0; j < np * PV; j++) {
     const int64_t n = n0 + j * VL;
     V scale = {0};
     V bias = {0};
     if (kind == PL_PACK_INT8) {
-      scale = FN(ld)(q->scale + n);
+      scale = FN(ld)(scales + n);
     }
-    if (q->bias != NULL) {
-      bias = FN(ld)(q->bias + n);
+    if (biases != NULL) {
+      bias = FN(ld)(biases + n);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < mr; i++) {
-      V s = acc[i][j];
-      if (kind == PL_PACK_INT8) {
-        s *= scale;
-      }
-      if (q->bias != NULL) {
-        s += bias;
-      }
+      /* one rounding in every tile: nothing that could be fused here and there */
+      V s = kind == PL_PACK_INT8 ? acc[i][j] * scale + bias : acc[i][j] + bias;
       float *to = y + i * ldy + n;
-      if (n + VL <= q->N) {
+      if (n + VL <= N) {
         if (add) {
           s += FN(ld)(to);
         }
         memcpy(to, &s, sizeof s);
       } else {
-        edge((int)(q->N - n), (const float *)&s, add, to);
+        edge((int)(N - n), (const float *)&s, add, to);
       }
     }
   }

@@ -85,14 +85,8 @@ void pl_kv_write(int64_t K, int64_t D, bool half, const float *k, const float *v
 /* ---- scores and mixes of floats ---- */
 
 /* 16 numbers at a and the 16 that follow in the other dimension, b bytes behind (half: in the
- * other halves of the pairs). Asks for the same place `ahead` bytes on. */
-PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead, v16 *x, v16 *y) {
-  if (ahead != 0) {
-    __builtin_prefetch(p + ahead);
-    if (!half) {
-      __builtin_prefetch(p + b + ahead);
-    }
-  }
+ * other halves of the pairs). */
+PL_INLINE void two_rows(const bool half, const char *p, int64_t b, v16 *x, v16 *y) {
   if (half) {
     u16v both;
     memcpy(&both, p, sizeof both);
@@ -107,7 +101,7 @@ PL_INLINE void two_rows(const bool half, const char *p, int64_t b, int64_t ahead
 /* s[i][0..32) = scale * q[i] . keys of one block and head. Even and odd dimensions are
  * summed apart, for two sums each would leave the units waiting. */
 PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query *query,
-                        const char *keys, int64_t ahead, float scale, float *s, int64_t lds) {
+                        const char *keys, float scale, float *s, int64_t lds) {
   v16 acc[PL_ATTEND_TOGETHER][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
@@ -119,8 +113,8 @@ PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query 
   for (int64_t d = 0; d < D; d += 2) { /* an odd D has zeros for keys behind it */
     const char *p = keys + d * PL_KV_BLOCK * (half ? 2 : 4);
     v16 k[4];
-    two_rows(half, p, 4 * PL_KV_BLOCK, ahead, &k[0], &k[2]);
-    two_rows(half, p + 64, 4 * PL_KV_BLOCK, ahead, &k[1], &k[3]);
+    two_rows(half, p, 4 * PL_KV_BLOCK, &k[0], &k[2]);
+    two_rows(half, p + 64, 4 * PL_KV_BLOCK, &k[1], &k[3]);
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
       acc[i][0] += k[0] * query[i].q[d];
@@ -137,24 +131,24 @@ PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query 
 }
 
 PL_INLINE void scores_of(const bool half, int n, int64_t D, const pl_query *query, const char *keys,
-                         int64_t ahead, float scale, float *s, int64_t lds) {
-  if (n == PL_ATTEND_TOGETHER) {
-    scores_n(half, PL_ATTEND_TOGETHER, D, query, keys, ahead, scale, s, lds);
-    return;
+                         float scale, float *s, int64_t lds) {
+  int i = 0;
+  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
+    scores_n(half, PL_ATTEND_TOGETHER, D, query + i, keys, scale, s + i * lds, lds);
   }
-  for (int i = 0; i < n; i++) {
-    scores_n(half, 1, D, query + i, keys, ahead, scale, s + i * lds, lds);
+  for (; i < n; i++) {
+    scores_n(half, 1, D, query + i, keys, scale, s + i * lds, lds);
   }
 }
 
 PL_VARIANTS(void, scores,
-            (bool half, int n, int64_t D, const pl_query *query, const char *keys, int64_t ahead,
+            (bool half, int n, int64_t D, const pl_query *query, const char *keys,
              float scale, float *s, int64_t lds),
-            (half, n, D, query, keys, ahead, scale, s, lds)) {
+            (half, n, D, query, keys, scale, s, lds)) {
   if (half) {
-    scores_of(true, n, D, query, keys, ahead, scale, s, lds);
+    scores_of(true, n, D, query, keys, scale, s, lds);
   } else {
-    scores_of(false, n, D, query, keys, ahead, scale, s, lds);
+    scores_of(false, n, D, query, keys, scale, s, lds);
   }
 }
 
@@ -177,7 +171,7 @@ PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int6
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
       two_rows(half, values + (t * width + (at + j * LANES_16) * (half ? 2 : 1)) * (half ? 2 : 4),
-               4 * width, 0, &v[j], &next[j]);
+               4 * width, &v[j], &next[j]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
@@ -220,11 +214,11 @@ PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, 
 
 PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
                       const char *values, const pl_query *query) {
-  if (n == PL_ATTEND_TOGETHER) {
-    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
-    return;
+  int i = 0;
+  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
+    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p + i * ldp, ldp, values, query + i);
   }
-  for (int i = 0; i < n; i++) {
+  for (; i < n; i++) {
     mix_wide(half, 1, m, width, p + i * ldp, ldp, values, query + i);
   }
 }
@@ -266,7 +260,7 @@ PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, fl
     m = most[l] > m ? most[l] : m;
   }
   for (int64_t i = 0; i < whole; i++) {
-    s[i] = k_exp(s[i] - m);
+    s[i] = s[i] > -INFINITY ? k_exp_below(s[i] - m) : 0;
   }
   v16 sum = {0};
   for (int64_t i = 0; i < whole; i += LANES_16) {
@@ -288,7 +282,7 @@ PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, fl
 /* q: [n][depth / 2] pairs. Summed in two parts, for one query alone would leave the units
  * waiting. */
 PL_TARGET_AVX512BF16 PL_INLINE void score_pairs_n(const int n, int64_t depth, const int32_t *q,
-                                                  const char *keys, int64_t ahead, float scale,
+                                                  const char *keys, float scale,
                                                   float *s, int64_t lds) {
   __m512 acc[PL_ATTEND_TOGETHER][2][2];
 #pragma GCC unroll 4
@@ -304,8 +298,6 @@ PL_TARGET_AVX512BF16 PL_INLINE void score_pairs_n(const int n, int64_t depth, co
       const char *p = keys + (d + part) * PL_KV_BLOCK * 4;
       const __m512bh k0 = (__m512bh)_mm512_loadu_si512(p);
       const __m512bh k1 = (__m512bh)_mm512_loadu_si512(p + 64);
-      __builtin_prefetch(p + ahead);
-      __builtin_prefetch(p + ahead + 64);
 #pragma GCC unroll 4
       for (int i = 0; i < n; i++) {
         const __m512bh a = (__m512bh)_mm512_set1_epi32(q[i * (depth / 2) + d + part]);
@@ -322,14 +314,14 @@ PL_TARGET_AVX512BF16 PL_INLINE void score_pairs_n(const int n, int64_t depth, co
 }
 
 PL_TARGET_AVX512BF16 static void score_pairs(int n, int64_t depth, const int32_t *q,
-                                             const char *keys, int64_t ahead, float scale, float *s,
+                                             const char *keys, float scale, float *s,
                                              int64_t lds) {
-  if (n == PL_ATTEND_TOGETHER) {
-    score_pairs_n(PL_ATTEND_TOGETHER, depth, q, keys, ahead, scale, s, lds);
-    return;
+  int i = 0;
+  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
+    score_pairs_n(PL_ATTEND_TOGETHER, depth, q + i * (depth / 2), keys, scale, s + i * lds, lds);
   }
-  for (int i = 0; i < n; i++) {
-    score_pairs_n(1, depth, q + i * (depth / 2), keys, ahead, scale, s + i * lds, lds);
+  for (; i < n; i++) {
+    score_pairs_n(1, depth, q + i * (depth / 2), keys, scale, s + i * lds, lds);
   }
 }
 
@@ -400,11 +392,11 @@ PL_TARGET_AVX512BF16 PL_INLINE void mix_pairs_wide(const int n, int64_t m, int64
 
 PL_TARGET_AVX512BF16 static void mix_pairs(int n, int64_t m, int64_t width, const char *p,
                                            int64_t ldp, const char *values, const pl_query *query) {
-  if (n == PL_ATTEND_TOGETHER) {
-    mix_pairs_wide(PL_ATTEND_TOGETHER, m, width, p, ldp, values, query);
-    return;
+  int i = 0;
+  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
+    mix_pairs_wide(PL_ATTEND_TOGETHER, m, width, p + i * ldp, ldp, values, query + i);
   }
-  for (int i = 0; i < n; i++) {
+  for (; i < n; i++) {
     mix_pairs_wide(1, m, width, p + i * ldp, ldp, values, query + i);
   }
 }
@@ -422,146 +414,182 @@ PL_TARGET_AVX512BF16 static void halve(int64_t n, const float *x, void *y) {
 
 /* ---- attention ---- */
 
-static void ask(const char *p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) {
+/* Blocks that some queries read together, the same ones of every head. */
+typedef struct run {
+  char *const *block;
+  int first, count; /* the queries */
+  int64_t n;        /* positions */
+  int64_t at;       /* of the first one among a query's scores */
+} run;
+
+typedef struct frame {
+  const pl_attend *a;
+  const pl_query *query; /* [heads][n] */
+  int n;
+  float *s;       /* [heads][n][lds] scores, then probabilities: floats, or bf16 with pairs */
+  int32_t *pairs; /* [heads][n][depth / 2] queries, where pairs are multiplied; or NULL */
+  int64_t depth, width, lds;
+  int64_t keys, values; /* bytes of one head in a block */
+  int64_t keys_at, values_at;
+  float scale;
+  run runs[PL_ATTEND_TOGETHER + 1]; /* the prefix, if any, then the texts */
+  int n_runs;
+} frame;
+
+static void find_runs(frame *f) {
+  const pl_attend *a = f->a;
+  if (a->n0 > 0) {
+    f->runs[f->n_runs++] = (run){a->prefix, 0, f->n, a->n0, 0};
+  }
+  const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
+  for (int i = 0; i < f->n;) {
+    run r = {f->query[i].own, i, 0, 0, from};
+    for (; i < f->n && f->query[i].own == r.block; i++, r.count++) {
+      r.n = f->query[i].n1 > r.n ? f->query[i].n1 : r.n;
+    }
+    f->runs[f->n_runs++] = r;
+  }
+}
+
+/* Blocks lie far apart: what begins the next one is asked for while this one is read. */
+static void ask(const char *p) {
+  enum { BEGINNING = 2048 };
+  for (int64_t i = 0; i < BEGINNING; i += 64) {
     __builtin_prefetch(p + i, 0, 2);
   }
 }
 
 void pl_kv_ask(const pl_attend *a, const pl_query *query) {
   const int64_t bytes = pl_kv_depth(a->D) * PL_KV_BLOCK * (a->half ? 2 : 4);
-  const int64_t at = a->layer + a->head * bytes;
-  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
-    ask(a->prefix[t / PL_KV_BLOCK] + at, bytes);
+  ask((a->n0 > 0 ? a->prefix[0] : query->own[0]) + a->layer + a->head * bytes);
+}
+
+/* Where the reading goes on after the block at position t of run r. */
+static const char *next_block(const frame *f, int r, int64_t t) {
+  const run *now = &f->runs[r];
+  return t + PL_KV_BLOCK < now->n ? now->block[t / PL_KV_BLOCK + 1]
+         : r + 1 < f->n_runs      ? now[1].block[0]
+                                  : NULL;
+}
+
+/* Scores of the queries of a run and head h with one block, from position t on. */
+static void score(const frame *f, const run *r, int64_t h, const char *block, int64_t t) {
+  const int64_t q = h * f->n + r->first;
+  const char *keys = block + f->keys_at + h * f->keys;
+  float *s = f->s + q * f->lds + r->at + t;
+#ifdef __x86_64__
+  if (f->pairs != NULL) {
+    score_pairs(r->count, f->depth, f->pairs + q * (f->depth / 2), keys, f->scale, s, f->lds);
+    return;
   }
-  for (int64_t t = 0; t < query->n1; t += PL_KV_BLOCK) {
-    ask(query->own[t / PL_KV_BLOCK] + at, bytes);
+#endif
+  scores(f->a->half, r->count, f->a->D, f->query + q, keys, f->scale, s, f->lds);
+}
+
+/* All scores, block by block, for the keys of all heads lie side by side there. */
+static void score_all(const frame *f) {
+  for (int i = 0; i < f->n_runs; i++) {
+    const run *r = &f->runs[i];
+    for (int64_t t = 0; t < r->n; t += PL_KV_BLOCK) {
+      const char *next = next_block(f, i, t);
+      ask(next != NULL ? next + f->keys_at : f->runs[0].block[0] + f->values_at);
+      for (int64_t h = 0; h < f->a->heads; h++) {
+        score(f, r, h, r->block[t / PL_KV_BLOCK], t);
+      }
+    }
   }
 }
 
-/* The scores of the first `past` positions, of which n0 lie before `from`. */
-static void hide(int64_t past, int64_t n0, int64_t from, float *s) {
-  for (int64_t t = 0; t < past; t++) {
+/* Adds m positions of one block to the outputs of the queries of a run and head h. */
+static void blend(const frame *f, const run *r, int64_t h, const char *block, int64_t t,
+                  int64_t m) {
+  const int64_t q = h * f->n + r->first;
+  const char *values = block + f->values_at + h * f->values;
+  const float *p = f->s + q * f->lds;
+#ifdef __x86_64__
+  if (f->pairs != NULL) {
+    const char *half = (const char *)p + 2 * (r->at + t);
+    mix_pairs(r->count, m, f->width, half, 4 * f->lds, values, f->query + q);
+    return;
+  }
+#endif
+  mix(f->a->half, r->count, m, f->width, p + r->at + t, f->lds, values, f->query + q);
+}
+
+/* What a query does not see yet has probability 0. */
+static void blend_all(const frame *f) {
+  for (int i = 0; i < f->n_runs; i++) {
+    const run *r = &f->runs[i];
+    for (int64_t t = 0; t < r->n; t += PL_KV_BLOCK) {
+      const char *next = next_block(f, i, t);
+      if (next != NULL) {
+        ask(next + f->values_at);
+      }
+      const int64_t m = r->n - t < PL_KV_BLOCK ? r->n - t : PL_KV_BLOCK;
+      for (int64_t h = 0; h < f->a->heads; h++) {
+        blend(f, r, h, r->block[t / PL_KV_BLOCK], t, m);
+      }
+    }
+  }
+}
+
+/* The scores of query q as probabilities; its output is zero. */
+static void weigh(const frame *f, int64_t q) {
+  const int64_t n0 = f->a->n0;
+  const int64_t from = f->runs[f->n_runs - 1].at;
+  const pl_query *query = &f->query[q];
+  float *s = f->s + q * f->lds;
+  for (int64_t t = 0; t < query->past; t++) {
     s[t < n0 ? t : from + t - n0] = -INFINITY;
   }
-}
-
-/* How many queries from i on have one text of their own. */
-static int same_text(const pl_query *query, int n, int i) {
-  int k = i + 1;
-  while (k < n && query[k].own == query[i].own) {
-    k++;
-  }
-  return k - i;
-}
-
-static int64_t longest(const pl_query *query, int n) {
-  int64_t most = 0;
-  for (int i = 0; i < n; i++) {
-    most = query[i].n1 > most ? query[i].n1 : most;
-  }
-  return most;
-}
-
-/* What the queries of one call have in common. */
-typedef struct frame {
-  const pl_attend *a;
-  const pl_query *query;
-  const int32_t *pairs; /* [n][depth / 2] the queries, where pairs are multiplied; or NULL */
-  int64_t depth, width, lds;
-  int64_t keys, values; /* where they begin in a block */
-  float scale;
-} frame;
-
-/* Scores of queries i..i+k-1 with one block. */
-static void score(const frame *f, int i, int k, const char *block, float *s) {
-  const int64_t ahead = f->values - f->keys; /* what is asked for while the keys are read */
+  softmax(n0, from, from + query->n1, f->lds, s);
 #ifdef __x86_64__
   if (f->pairs != NULL) {
-    score_pairs(k, f->depth, f->pairs + i * (f->depth / 2), block + f->keys, ahead, f->scale, s,
-                f->lds);
-    return;
+    halve(f->lds, s, s);
   }
 #endif
-  scores(f->a->half, k, f->a->D, f->query + i, block + f->keys, ahead, f->scale, s, f->lds);
-}
-
-/* Adds m positions of one block to the outputs of queries i..i+k-1; p: the row of scores of
- * query i, of which position t is the block's first. */
-static void blend(const frame *f, int i, int k, int64_t m, const char *block, const float *p,
-                  int64_t t) {
-#ifdef __x86_64__
-  if (f->pairs != NULL) {
-    const char *half = (const char *)p + 2 * t;
-    mix_pairs(k, m, f->width, half, 4 * f->lds, block + f->values, f->query + i);
-    return;
-  }
-#endif
-  mix(f->a->half, k, m, f->width, p + t, f->lds, block + f->values, f->query + i);
-}
-
-int64_t pl_attend_floats(int64_t positions, int64_t D) {
-  return (positions + 3 * PL_KV_BLOCK) / LANES_16 * LANES_16 + pl_kv_depth(D) / 2;
+  memset(query->y, 0, (size_t)f->width * sizeof(float));
 }
 
 static int64_t score_floats(int64_t positions) {
-  return pl_attend_floats(positions, 0);
+  return (positions + 3 * PL_KV_BLOCK) / LANES_16 * LANES_16;
+}
+
+int64_t pl_attend_floats(int64_t positions, int64_t D) {
+  return score_floats(positions) + pl_kv_depth(D) / 2;
 }
 
 void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch) {
   const int64_t D = a->D;
   const int64_t each = PL_KV_BLOCK * (a->half ? 2 : 4);
+  const int64_t all = a->heads * n;
   frame f = {.a = a,
              .query = query,
+             .n = n,
+             .s = scratch,
              .depth = pl_kv_depth(D),
              .width = pl_kv_width(D),
-             .lds = score_floats(a->n0 + longest(query, n)),
              .scale = (float)(1 / sqrt((double)D))};
-  f.keys = a->layer + a->head * f.depth * each;
-  f.values = a->layer + (a->K * f.depth + a->head * f.width) * each;
+  f.keys = f.depth * each;
+  f.values = f.width * each;
+  f.keys_at = a->layer + a->head * f.keys;
+  f.values_at = a->layer + a->K * f.keys + a->head * f.values;
+  find_runs(&f);
+  for (int i = a->n0 > 0; i < f.n_runs; i++) {
+    const int64_t lds = score_floats(a->n0 + f.runs[i].n);
+    f.lds = lds > f.lds ? lds : f.lds;
+  }
 #ifdef __x86_64__
   if (a->half && pl_isa_used() == PL_ISA_AVX512BF16) {
-    int32_t *pairs = (int32_t *)(void *)(scratch + n * f.lds);
-    for (int i = 0; i < n; i++) {
-      halve(D, query[i].q, pairs + i * (f.depth / 2));
+    f.pairs = (int32_t *)(void *)(scratch + all * f.lds);
+    for (int64_t q = 0; q < all; q++) {
+      halve(D, query[q].q, f.pairs + q * (f.depth / 2));
     }
-    f.pairs = pairs;
   }
 #endif
-  const int64_t from = (a->n0 + PL_KV_BLOCK - 1) / PL_KV_BLOCK * PL_KV_BLOCK;
-  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
-    score(&f, 0, n, a->prefix[t / PL_KV_BLOCK], scratch + t);
+  score_all(&f);
+  for (int64_t q = 0; q < all; q++) {
+    weigh(&f, q);
   }
-  for (int i = 0; i < n;) { /* the scores of both runs lie one after the other */
-    const int k = same_text(query, n, i);
-    const int64_t n1 = longest(query + i, k);
-    for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      score(&f, i, k, query[i].own[t / PL_KV_BLOCK], scratch + i * f.lds + from + t);
-    }
-    i += k;
-  }
-  for (int i = 0; i < n; i++) {
-    float *s = scratch + i * f.lds;
-    hide(query[i].past, a->n0, from, s);
-    softmax(a->n0, from, from + query[i].n1, f.lds, s);
-#ifdef __x86_64__
-    if (f.pairs != NULL) {
-      halve(f.lds, s, s);
-    }
-#endif
-    memset(query[i].y, 0, (size_t)f.width * sizeof(float));
-  }
-  for (int64_t t = 0; t < a->n0; t += PL_KV_BLOCK) {
-    const int64_t m = a->n0 - t < PL_KV_BLOCK ? a->n0 - t : PL_KV_BLOCK;
-    blend(&f, 0, n, m, a->prefix[t / PL_KV_BLOCK], scratch, t);
-  }
-  for (int i = 0; i < n;) { /* what a query does not see yet has probability 0 */
-    const int k = same_text(query, n, i);
-    const int64_t n1 = longest(query + i, k);
-    for (int64_t t = 0; t < n1; t += PL_KV_BLOCK) {
-      const int64_t m = n1 - t < PL_KV_BLOCK ? n1 - t : PL_KV_BLOCK;
-      blend(&f, i, k, m, query[i].own[t / PL_KV_BLOCK], scratch + i * f.lds, from + t);
-    }
-    i += k;
-  }
+  blend_all(&f);
 }

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define PL_KV_BLOCK 32       /* positions in one block of the key-value cache */
-#define PL_ATTEND_TOGETHER 4 /* queries that read keys and values together */
+#define PL_ATTEND_TOGETHER 4 /* rows that read keys and values together, at most */
 
 /* The cache, in blocks of PL_KV_BLOCK positions; in each, for each layer, the keys and then
  * the values of every key-value head. Floats: keys [depth][PL_KV_BLOCK], depth = D up to the
@@ -35,19 +35,21 @@ typedef struct pl_query {
 } pl_query;
 
 typedef struct pl_attend {
-  int64_t K, D, head; /* of the cache; the key-value head */
+  int64_t K, D;        /* of the cache */
+  int64_t head, heads; /* the first key-value head, and how many */
   bool half;
   int64_t layer; /* where the layer begins in a block */
   char *const *prefix;
   int64_t n0;
 } pl_attend;
 
-/* Asks for the keys that such a query will read, so that they are near when it comes. */
+/* Asks for what such a query reads first, so that it is near when it comes. */
 void pl_kv_ask(const pl_attend *a, const pl_query *query);
-/* Attention of n queries (at most PL_ATTEND_TOGETHER) that share head and prefix; those of one
- * text lie side by side. Where the processor multiplies pairs of bf16, queries and probabilities
- * are rounded to bf16 as well, with a cache of that kind.
- * scratch: PL_ATTEND_TOGETHER * pl_attend_floats(longest n0 + n1, D). */
+/* Attention of n queries in each of the key-value heads, query [heads][n], that share a prefix;
+ * those of one text lie side by side, the same ones in every head, of at most
+ * PL_ATTEND_TOGETHER texts. Where the processor multiplies pairs of bf16, queries and
+ * probabilities are rounded to bf16 as well, with a cache of that kind.
+ * scratch: heads * n * pl_attend_floats(longest n0 + n1, D). */
 void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch);
 int64_t pl_attend_floats(int64_t positions, int64_t D);
 

@@ -115,6 +115,8 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
 
 /* ---- the pass ---- */
 
+enum { ATTEND_CACHE = 1 << 18 }; /* bytes */
+
 static pl_status rope_table(pl_ctx *c, pl_pass *p, int64_t n) {
   const pl_lm_config *f = &p->d->cfg;
   const int64_t half = f->head_dim / 2;
@@ -139,13 +141,32 @@ static pl_status rope_table(pl_ctx *c, pl_pass *p, int64_t n) {
   return PL_OK;
 }
 
-/* A room for each thread: attention scores, a row of the feed-forward part, or what the
- * caller asked for. */
+/* Query heads that share a key-value head. */
+static int64_t group_of(const pl_lm_config *f) {
+  return f->heads / f->kv_heads;
+}
+
+/* What attention takes of a thread's room for one key-value head, in floats. */
+static int64_t attend_room(const pl_lm_config *f, int64_t positions) {
+  const int64_t query = (sizeof(pl_query) + pl_kv_width(f->head_dim) * sizeof(float)) /
+                        sizeof(float);
+  return PL_ATTEND_TOGETHER * group_of(f) * (query + pl_attend_floats(positions, f->head_dim));
+}
+
+/* How many key-value heads attend at once: their keys lie side by side, so that the processor
+ * reads ahead; the scores of all must fit in a cache. */
+static int64_t heads_at_once(const pl_lm_config *f, int64_t positions) {
+  const int64_t fit = (int64_t)(ATTEND_CACHE / sizeof(float)) / attend_room(f, positions);
+  return fit < 1 ? 1 : fit < f->kv_heads ? fit : f->kv_heads;
+}
+
+/* A room for each thread: attention, a row of the feed-forward part, or what the caller asked
+ * for. */
 static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   const pl_lm_config *f = &p->d->cfg;
   const int threads = pl_threads();
-  const int64_t attend =
-      PL_ATTEND_TOGETHER * (pl_attend_floats(positions, f->head_dim) + pl_kv_width(f->head_dim));
+  p->together = heads_at_once(f, positions);
+  const int64_t attend = p->together * attend_room(f, positions);
   const int64_t row = p->w->layers[0].up.N > f->hidden ? p->w->layers[0].up.N : f->hidden;
   const int64_t floats = (attend > row ? attend : row) * (int64_t)sizeof(float);
   const int64_t each = ((floats > p->scratch_least ? floats : p->scratch_least) + 63) / 64 * 64;
@@ -248,10 +269,12 @@ static bool together(const pl_pass_row *i, const pl_pass_row *j) {
          (i->own == j->own || i->n_prefix > 0);
 }
 
-static pl_attend attend_of(const pl_pass *p, const pl_pass_row *r, int64_t layer, int64_t head) {
+static pl_attend attend_of(const pl_pass *p, const pl_pass_row *r, int64_t layer, int64_t head,
+                           int64_t heads) {
   return (pl_attend){.K = p->d->cfg.kv_heads,
                      .D = p->d->cfg.head_dim,
                      .head = head,
+                     .heads = heads,
                      .half = p->half,
                      .layer = offset_of(p, layer),
                      .prefix = r->n_prefix > 0 ? r->prefix->block : NULL,
@@ -267,42 +290,25 @@ static pl_query query_of(const pl_pass *p, int64_t row, int64_t h, float *y) {
                     r->own->block, r->pos - r->n_prefix + 1, past > 0 ? past : 0};
 }
 
-/* All heads of rows i..i+k-1 that read key-value head `head`. */
-static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t head) {
+/* Rows i..i+k-1 in key-value heads head..head+heads-1. */
+static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t head,
+                        int64_t heads) {
   const int64_t D = p->d->cfg.head_dim;
-  const int64_t group = p->d->cfg.heads / p->d->cfg.kv_heads;
+  const int64_t group = group_of(&p->d->cfg);
   const int64_t width = pl_kv_width(D);
-  const pl_attend a = attend_of(p, &p->row[i], layer, head);
-  float *y = pl_pass_room(p);
-  float *scratch = y + PL_ATTEND_TOGETHER * width;
-  for (int64_t t = 0; t < k * group; t += PL_ATTEND_TOGETHER) {
-    pl_query query[PL_ATTEND_TOGETHER];
-    const int n = k * group - t < PL_ATTEND_TOGETHER ? (int)(k * group - t) : PL_ATTEND_TOGETHER;
-    for (int j = 0; j < n; j++) {
-      query[j] = query_of(p, i + (t + j) / group, head * group + (t + j) % group, y + j * width);
-    }
-    pl_row_attention(&a, query, n, scratch);
-    for (int j = 0; j < n; j++) {
-      const int64_t h = head * group + (t + j) % group;
-      char *in = p->in_att + (i + (t + j) / group) * p->ld_att;
-      pl_operand_put(&p->w->layers[layer].o.in, query[j].y, h * D, D, in);
-    }
+  const int64_t n = k * group;
+  const pl_attend a = attend_of(p, &p->row[i], layer, head, heads);
+  pl_query *query = pl_pass_room(p);
+  float *y = (float *)(query + heads * n);
+  for (int64_t q = 0; q < heads * n; q++) {
+    const int64_t h = (head + q / n) * group + q % group;
+    query[q] = query_of(p, i + q % n / group, h, y + q * width);
   }
-}
-
-/* The keys of the next head, or of the first head of the rows that follow, are on their way
- * while these rows work. */
-static void ask_ahead(const pl_pass *p, int64_t i, int64_t k, int64_t n, int64_t layer,
-                      int64_t head) {
-  const bool same = head + 1 < p->d->cfg.kv_heads;
-  const int64_t first = same ? i : i + k;
-  for (int64_t j = first; j < (same ? i + k : first + 1) && j < n; j++) {
-    const pl_attend a = attend_of(p, &p->row[j], layer, same ? head + 1 : 0);
-    const pl_query q = query_of(p, j, 0, NULL);
-    pl_kv_ask(&a, &q);
-    if (p->row[j].own == p->row[i].own) {
-      break; /* prompts: rows of one text, whose keys are near already */
-    }
+  pl_row_attention(&a, query, (int)n, y + heads * n * width);
+  for (int64_t q = 0; q < heads * n; q++) {
+    const int64_t h = (head + q / n) * group + q % group;
+    char *in = p->in_att + (i + q % n / group) * p->ld_att;
+    pl_operand_put(&p->w->layers[layer].o.in, query[q].y, h * D, D, in);
   }
 }
 
@@ -316,18 +322,26 @@ static int64_t together_from(const pl_pass *p, int64_t i, int64_t n) {
 }
 
 /* The members take tiles of rows in turn, for later ones may see more; where there are few,
- * heads. */
+ * each takes some of the heads. */
 static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
-  const int64_t heads = p->d->cfg.kv_heads;
   const bool by_rows = n >= 2 * PL_ATTEND_TOGETHER * me->size;
+  int64_t first = 0;
+  int64_t last = p->d->cfg.kv_heads;
+  if (!by_rows) {
+    pl_team_share(me, last, &first, &last);
+  }
   int64_t tile = 0;
   for (int64_t i = 0; i < n; tile++) {
     const int64_t k = together_from(p, i, n);
-    for (int64_t head = 0; head < heads; head++) {
-      if ((by_rows ? tile : tile * heads + head) % me->size == me->rank) {
-        ask_ahead(p, i, k, n, layer, head);
-        attend_rows(p, i, k, layer, head);
+    const bool mine = !by_rows || tile % me->size == me->rank;
+    for (int64_t head = first; head < last && mine; head += p->together) {
+      const int64_t heads = last - head < p->together ? last - head : p->together;
+      if (i + k < n) { /* what comes next is on its way while these work */
+        const pl_attend a = attend_of(p, &p->row[i + k], layer, first, 1);
+        const pl_query q = query_of(p, i + k, 0, NULL);
+        pl_kv_ask(&a, &q);
       }
+      attend_rows(p, i, k, layer, head, heads);
     }
     i += k;
   }

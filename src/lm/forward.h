@@ -39,6 +39,7 @@ typedef struct pl_pass {
   float *logits;    /* [PL_HEAD_ROWS,V] */
   pl_chunk *chunks; /* [PL_HEAD_ROWS, chunks of V] of them */
   float inv_t[PL_HEAD_ROWS];
+  int64_t together; /* key-value heads that attend at once */
   char *scratch; /* a thread's room, as many as threads; the caller may use it between passes */
   int64_t scratch_each, scratch_least;
   int scratch_threads;

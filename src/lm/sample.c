@@ -11,27 +11,26 @@
 #include "kernels/kernels.h"
 #include "kernels/vmath.h"
 
-enum { CHUNK = PL_CHUNK, BUCKETS = 256, LANES = 16 };
-#define BUCKETS_PER_NAT 8 /* buckets reach 32 nats below the best; the last takes the rest */
+enum { CHUNK = PL_CHUNK, LANES = 16, FEW = 64 /* are sorted rather than halved again */ };
+#define E_ZERO 100 /* nats below the likeliest, where e is as good as nothing */
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t i16v __attribute__((vector_size(64)));
 
 typedef struct room { /* the scratch, cut up */
   const pl_chunk *chunks; /* [chunks of V] */
-  double *mass;           /* [BUCKETS] */
-  int64_t *count;         /* [BUCKETS] */
   /* the tokens that may be kept, by id: [V], n in use */
   int64_t n;
   float *e; /* exp((logit - max) / T), 0 once cut off */
   float *logit;
   int32_t *id;
-  uint8_t *bucket;
-  pl_candidate *sort; /* [V] those of one bucket; the id is a place among these */
+  pl_candidate *sort; /* [V] those where the cut falls; the id is a place among these */
 } room;
 
 static int64_t round64(int64_t n) { return (n + 63) / 64 * 64; }
 
 int64_t pl_sample_scratch(int64_t V) {
-  return BUCKETS * 16 + 3 * round64(V * 4) + round64(V) +
-         round64(V * (int64_t)sizeof(pl_candidate));
+  return 3 * round64(V * 4) + round64(V * (int64_t)sizeof(pl_candidate));
 }
 
 static void *take(char **p, int64_t bytes) {
@@ -43,12 +42,9 @@ static void *take(char **p, int64_t bytes) {
 static room cut_up(int64_t V, const pl_chunk *chunks, void *scratch) {
   char *p = scratch;
   room r = {.chunks = chunks};
-  r.mass = take(&p, BUCKETS * 8);
-  r.count = take(&p, BUCKETS * 8);
   r.e = take(&p, V * 4);
   r.logit = take(&p, V * 4);
   r.id = take(&p, V * 4);
-  r.bucket = take(&p, V);
   r.sort = take(&p, V * (int64_t)sizeof(pl_candidate));
   return r;
 }
@@ -214,70 +210,112 @@ static int by_rank(const void *a, const void *b) {
   return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static void histogram(float m, float inv_t, room *r) {
-  for (int b = 0; b < BUCKETS; b++) {
-    r->mass[b] = 0;
-    r->count[b] = 0;
-  }
-  for (int64_t i = 0; i < r->n; i++) {
-    if (r->e[i] == 0) {
-      r->bucket[i] = BUCKETS - 1;
-      continue;
+typedef struct tally {
+  int64_t count;
+  double mass;
+} tally;
+
+/* Those of the list with a logit of at least x: how many, and their e. */
+PL_VARIANTS(tally, from_on, (int64_t n, const float *logit, const float *e, float x),
+            (n, logit, e, x)) {
+  tally t = {0, 0};
+  for (int64_t i = 0; i < n; i += CHUNK) {
+    const int64_t end = n - i < CHUNK ? n : i + CHUNK;
+    v16 mass = {0};
+    i16v count = {0};
+    int64_t j = i;
+    for (; j + LANES <= end; j += LANES) {
+      v16 l;
+      i16v m;
+      memcpy(&l, logit + j, sizeof l);
+      memcpy(&m, e + j, sizeof m);
+      const i16v in = l >= x; /* -1 where it is */
+      mass += (v16)(m & in);
+      count -= in;
     }
-    const float d = (m - r->logit[i]) * (inv_t * BUCKETS_PER_NAT);
-    const int b = d < BUCKETS - 1 ? (int)d : BUCKETS - 1;
-    r->bucket[i] = (uint8_t)b;
-    r->mass[b] += r->e[i];
-    r->count[b]++;
+    for (int l = 0; j < end; j++, l++) {
+      mass[l] += logit[j] >= x ? e[j] : 0;
+      count[l] += logit[j] >= x;
+    }
+    for (int l = 0; l < LANES; l++) {
+      t.mass += mass[l];
+      t.count += count[l];
+    }
   }
+  return t;
 }
 
-/* Keeps the head of the order up to and with the token at which the count
- * reaches max_count or the mass reaches max_mass; zeroes e of the others. */
-static void cut(int64_t max_count, double max_mass, room *r) {
-  int64_t count = 0;
-  double mass = 0;
-  int at = 0;
-  while (at < BUCKETS - 1 && count + r->count[at] < max_count && mass + r->mass[at] < max_mass) {
-    count += r->count[at];
-    mass += r->mass[at];
-    at++;
-  }
+static bool enough(tally t, int64_t max_count, double max_mass) {
+  return t.count >= max_count || t.mass >= max_mass;
+}
+
+/* Cuts off e below lo, and those from lo up to below hi that come in the order after the token
+ * with which there is enough; above: those from hi on. */
+static void cut_between(float lo, float hi, tally above, int64_t max_count, double max_mass,
+                        room *r) {
   int64_t n = 0;
   for (int64_t i = 0; i < r->n; i++) {
-    if (r->bucket[i] > at) {
+    if (r->logit[i] < lo) {
       r->e[i] = 0;
-    } else if (r->bucket[i] == at && r->e[i] > 0) {
+    } else if (r->logit[i] < hi) {
       r->sort[n++] = (pl_candidate){r->logit[i], (int32_t)i};
     }
   }
   qsort(r->sort, (size_t)n, sizeof *r->sort, by_rank);
-  bool done = false;
   for (int64_t i = 0; i < n; i++) {
     float *e = &r->e[r->sort[i].id];
-    if (done) {
+    if (enough(above, max_count, max_mass)) {
       *e = 0;
       continue;
     }
-    count++;
-    mass += *e;
-    done = count >= max_count || mass >= max_mass;
+    above.count++;
+    above.mass += *e;
   }
+}
+
+/* Keeps the head of the order up to and with the token at which the count reaches max_count or
+ * the mass reaches max_mass. The logits between which it lies are halved until they are few. */
+static void cut(float lowest, float most, int64_t max_count, double max_mass, room *r) {
+  tally from_lo = from_on(r->n, r->logit, r->e, lowest);
+  tally from_hi = from_on(r->n, r->logit, r->e, most);
+  float lo = lowest;
+  float hi = most;
+  if (!enough(from_lo, max_count, max_mass)) {
+    return;
+  }
+  if (enough(from_hi, max_count, max_mass)) {
+    cut_between(most, INFINITY, (tally){0, 0}, max_count, max_mass, r);
+    return;
+  }
+  while (from_lo.count - from_hi.count > FEW) {
+    const float x = lo + (hi - lo) / 2;
+    if (!(x > lo && x < hi)) {
+      break; /* equals */
+    }
+    const tally t = from_on(r->n, r->logit, r->e, x);
+    if (enough(t, max_count, max_mass)) {
+      lo = x;
+      from_lo = t;
+    } else {
+      hi = x;
+      from_hi = t;
+    }
+  }
+  cut_between(lo, hi, from_hi, max_count, max_mass, r);
 }
 
 static void cut_all(int64_t V, const float *logits, const pl_sampling *s, const totals *t,
                     float inv_t, room *r) {
-  collect(V, logits, bound_of(V, s, t, inv_t, r), r);
+  const float bound = fmaxf(bound_of(V, s, t, inv_t, r), t->most - E_ZERO / inv_t);
+  collect(V, logits, bound, r);
   exps(r->n, r->logit, t->most, inv_t, r->e);
   double kept = t->zt;
   if (s->top_k > 0 && s->top_k < V) {
-    histogram(t->most, inv_t, r);
-    cut(s->top_k, INFINITY, r);
+    cut(bound, t->most, s->top_k, INFINITY, r);
     kept = sum_of(r->n, r->e);
   }
   if (s->top_p < 1) {
-    histogram(t->most, inv_t, r);
-    cut(INT64_MAX, s->top_p * kept, r);
+    cut(bound, t->most, INT64_MAX, s->top_p * kept, r);
   }
   if (s->min_p > 0) { /* the likeliest has e = 1 */
     const float least = (float)s->min_p;

@@ -3,8 +3,7 @@
  * Order of the cuts, as in transformers: temperature, top_k, top_p on what
  * top_k left, min_p. The kept set is always a head of the tokens sorted by
  * (logit, then lower id). The logits are read once, when they are made; then only the tokens
- * above a bound are looked at, by a histogram over them, and only the bucket where the cut
- * falls is sorted. */
+ * above a bound are looked at, and of these only the few where the cut falls are sorted. */
 #ifndef PL_LM_SAMPLE_H
 #define PL_LM_SAMPLE_H
 #include <stdint.h>

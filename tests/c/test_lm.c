@@ -102,7 +102,7 @@ static void attention(bool half) {
   float y[H][W];
   float alone[W];
   char *block[8];
-  float *scratch = pl_alloc(ctx(), (size_t)(PL_ATTEND_TOGETHER * pl_attend_floats(T, D)) * 4);
+  float *scratch = pl_alloc(ctx(), (size_t)(H * K * pl_attend_floats(T, D)) * 4);
   fill(k, T * K * D, 1, 1);
   fill(v, T * K * D, 2, 1);
   fill(q, H * D, 3, 1);
@@ -125,7 +125,7 @@ static void attention(bool half) {
   double worst = 0;
   for (int64_t g = 0; g < K; g++) {
     for (int n0 = 0; n0 <= SPLIT; n0 += SPLIT) { /* without and with a prefix */
-      const pl_attend a = {.K = K, .D = D, .head = g, .half = half, .prefix = block, .n0 = n0};
+      const pl_attend a = {.K = K, .D = D, .head = g, .heads = 1, .half = half, .prefix = block, .n0 = n0};
       const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
       pl_query query[H];
       for (int i = 0; i < H; i++) {

@@ -178,6 +178,17 @@ TEST(packed_bytes_and_damage) {
       drop(&c);
     }
     w[33 * K + 7] = was;
+    const float kept = x[7];
+    for (int i = 0; i < 3; i++) { /* and damaged activations */
+      x[7] = broken[i];
+      product c = make((pl_pack_kind)kind, 1, N, K, x, w, NULL);
+      pl_packed_product(&c.w, 1, c.x, c.ldx, false, y, N, 0, pl_packed_panels(&c.w));
+      for (int n = 0; n < N; n++) {
+        CHECK(!isfinite(y[n]));
+      }
+      drop(&c);
+    }
+    x[7] = kept;
   }
   pl_set_threads(threads);
 }

@@ -25,6 +25,14 @@ JSON
 check "reached in the README's table" grep -q '| a | bf16 | 10 tokens/s | 80 % of the bf16 peak | 70 % | reached |' "$tmp/markdown"
 check "missed in the README's table" grep -q '| 3.00 GB | at most 2.00 GB | \*\*missed\*\* |' "$tmp/markdown"
 check "not measured is no success" grep -q '| b | f32 | not there yet | not measured | 50 % |  |' "$tmp/markdown"
+cat >"$tmp/peers.json" <<'JSON'
+{"machine": "m", "threads": 2, "date": "2026-01-01T00:00:00Z", "rounds": 3, "results": [
+  {"what": "d", "dtype": "bf16", "rate": 30, "unit": "pairs/s", "ratio": 3, "ratio_to_all": 2, "to_reach": 2.5,
+   "peers": [{"name": "usual", "rate": 10}, {"name": "kept", "rate": 15, "beyond": true}]}]}
+JSON
+"$bin" scripts/bench/markdown.lua "$tmp/some.json" "$tmp/peers.json" >"$tmp/markdown" 2>&1
+check "a peer's setting beyond the figure's is shown in brackets" \
+  grep -Fq '| d | bf16: 30 pairs/s | usual 10, kept 15 | 3.00 (2.00) | 2.5 | reached |' "$tmp/markdown"
 if "$bin" scripts/bench.lua no-such-thing >"$tmp/out" 2>&1; then status=0; else status=$?; fi
 check "a word that names nothing is refused" test "$status" -eq 1
 PERILUNE_BENCH_VENV=$tmp "$bin" scripts/bench-peers.lua rounds=1 seconds=0.1 sft-tiny-f32 >"$tmp/peers" 2>&1
