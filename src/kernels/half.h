@@ -39,8 +39,5 @@ void pl_gemm_bf16(bool ta, bool tb, int64_t M, int64_t N, int64_t K, float alpha
 /* the same, serial: products inside a block of the caller */
 void pl_gemm_small_bf16(bool ta, bool tb, int64_t M, int64_t N, int64_t K, float alpha, pl_mat A,
                         pl_mat B, float beta, pl_mat C);
-/* [n], every thread at work where n is large */
-void pl_to_bf16(int64_t n, const float *x, pl_bf16 *y);
-void pl_from_bf16(int64_t n, const pl_bf16 *x, float *y);
 
 #endif

@@ -1,4 +1,4 @@
-/* Products of bf16 numbers with sums in f32, and the conversions. Must not allocate.
+/* Products of bf16 numbers with sums in f32. Must not allocate.
  *
  * A processor that multiplies bf16 runs half_isa.h; for any other, blocks of A and B are
  * rounded, spread out as floats and given to the product of floats. */
@@ -11,7 +11,6 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 enum {
-  GRAIN = 65536,             /* numbers converted by one thread at a time */
   ONE_SUM = 768,             /* depth up to which every product keeps its sums in registers */
   SIDE = 256,                /* of a block of sums, for C in bf16 and deeper than that */
   WIDE_M = 128, WIDE_N = 256 /* sides of the blocks that are spread out as floats */
@@ -62,34 +61,6 @@ static void to_half(int64_t n, const float *x, pl_bf16 *y) {
   }
 #endif
   narrow(n, x, y);
-}
-
-typedef struct convert {
-  int64_t n;
-  const float *wide_in;
-  const pl_bf16 *half_in;
-  float *wide;
-  pl_bf16 *half;
-} convert;
-
-static void convert_block(void *arg, int64_t b) {
-  const convert *j = arg;
-  const int64_t i = b * GRAIN;
-  if (j->half != NULL) {
-    to_half(imin(GRAIN, j->n - i), j->wide_in + i, j->half + i);
-  } else {
-    widen(imin(GRAIN, j->n - i), j->half_in + i, j->wide + i);
-  }
-}
-
-void pl_to_bf16(int64_t n, const float *x, pl_bf16 *y) {
-  convert j = {.n = n, .wide_in = x, .half = y};
-  pl_parallel(ceil_div(n, GRAIN), convert_block, &j);
-}
-
-void pl_from_bf16(int64_t n, const pl_bf16 *x, float *y) {
-  convert j = {.n = n, .half_in = x, .wide = y};
-  pl_parallel(ceil_div(n, GRAIN), convert_block, &j);
 }
 
 /* ---- products ---- */

@@ -198,33 +198,3 @@ TEST_EACH_ISA(products_are_the_same_on_any_number_of_threads) {
   }
   pl_set_threads(before);
 }
-
-TEST_EACH_ISA(conversions_match_the_scalar_ones) {
-  enum { COUNT = 150001 };
-  static const float special[] = {0.0F, -0.0F, INFINITY, -INFINITY, NAN, 1.00390625F, 1.01171875F,
-                                  3.4e38F, -3.4e38F, 1.2e-38F};
-  float *x = memory(COUNT * sizeof *x);
-  float *back = memory(COUNT * sizeof *back);
-  pl_bf16 *y = memory(COUNT * sizeof *y);
-  for (int i = 0; i < COUNT; i++) {
-    x[i] = i % 7 == 0 ? special[i / 7 % 10]
-                      : (float)((pl_uniform(1, 2, (uint64_t)i) - 0.5) * exp(i % 80 - 40));
-  }
-  for (int n = COUNT; n > 0; n = n > 70 ? n / 3 : n - 1) {
-    y[n - 1] = 77;
-    y[n < COUNT ? n : 0] = 77;
-    pl_to_bf16(n, x, y);
-    pl_from_bf16(n, y, back);
-    for (int i = 0; i < n; i++) {
-      const float want = pl_bf16_float(pl_bf16_of(x[i]));
-      if (isnan(want) ? !isnan(back[i]) : y[i] != pl_bf16_of(x[i]) || back[i] != want) {
-        FAIL("%d of %d: %g became %g, wanted %g", i, n, (double)x[i], (double)back[i],
-             (double)want);
-        n = 0;
-        break;
-      }
-    }
-    CHECK(n == 0 || n == COUNT || y[n] == 77);
-  }
-  release(x), release(back), release(y);
-}
