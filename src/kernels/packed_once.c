@@ -136,7 +136,7 @@ int64_t pl_operand_ld(const pl_operand *in) {
 /* The scale of numbers of which |x| is at most `most` (NaN and infinities too), and what to
  * multiply them with. */
 static float scale_of(float most, float *inverse) {
-  const float scale = isfinite(most) ? most / 127 : NAN; /* products are NaN then, as they must be */
+  const float scale = isfinite(most) ? most / 127 : NAN; /* what is damaged stays visible */
   *inverse = scale > 0 && isfinite(1 / scale) ? 1 / scale : 0;
   return scale;
 }
@@ -292,7 +292,8 @@ static void place(pl_packed *p, int64_t n, int64_t k, float w, float inverse) {
     ((pl_bf16 *)panel)[(k / 2 * COLS + c) * 2 + k % 2] = pl_bf16_of(w);
   } else {
     const int64_t at = place_of(&p->in, k);
-    ((uint8_t *)panel)[(at / 4 * COLS + c) * 4 + at % 4] = (uint8_t)(nearest(w * inverse) + BYTE_ZERO);
+    uint8_t *to = (uint8_t *)panel + (at / 4 * COLS + c) * 4 + at % 4;
+    *to = (uint8_t)(nearest(w * inverse) + BYTE_ZERO);
   }
 }
 

@@ -125,7 +125,8 @@ static void attention(bool half) {
   double worst = 0;
   for (int64_t g = 0; g < K; g++) {
     for (int n0 = 0; n0 <= SPLIT; n0 += SPLIT) { /* without and with a prefix */
-      const pl_attend a = {.K = K, .D = D, .head = g, .heads = 1, .half = half, .prefix = block, .n0 = n0};
+      const pl_attend a = {
+          .K = K, .D = D, .head = g, .heads = 1, .half = half, .prefix = block, .n0 = n0};
       const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
       pl_query query[H];
       for (int i = 0; i < H; i++) {
