@@ -7,18 +7,21 @@
  * smallest hole up to a half more (it breaks what a large block will want again). A step that
  * repeats finds the holes as it left them and asks the system for nothing.
  *
- * A span is reserved as addresses only; pages come by use, huge ones where the system has them.
- * Which have come is noted, so that holes can be given back without moving anything. Where
- * addresses are limited, spans are small and there are several. Pieces are described outside
+ * A span is reserved as addresses only, and counts for the system as memory as far as it was
+ * opened; pages come by use, huge ones where the system has them. Which have come is noted, so
+ * that holes can be given back without moving anything. Where addresses are limited, spans are
+ * small and there are several. Pieces are described outside
  * of the span. Must not be called by two threads at once. */
 #define _GNU_SOURCE
 #include "base/arena.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define PAGE ((size_t)2 << 20) /* a huge page on x86-64 and arm64 */
 #define SPAN ((size_t)64 << 30)
+#define SPAN_MIN ((size_t)64 << 20) /* below it a span is as large as its block */
 #define ALIGN ((size_t)64)
 #define REST_MIN ((size_t)4096) /* a smaller rest stays with the block */
 
@@ -73,7 +76,7 @@ static size_t pages_up(size_t bytes) {
 /* Reserves addresses at a multiple of PAGE. */
 static char *reserve(size_t bytes) {
   const size_t all = bytes + PAGE;
-  char *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) {
     return NULL;
   }
@@ -108,14 +111,26 @@ static void hole_out(pl_arena *a, pl_piece *p) {
   }
 }
 
+/* At most a quarter of the addresses the process may have: others want some too. */
+static size_t span_most(void) {
+  struct rlimit r;
+  size_t most = SPAN;
+  if (getrlimit(RLIMIT_AS, &r) == 0 && r.rlim_cur != RLIM_INFINITY) {
+    while (most >= SPAN_MIN && most > r.rlim_cur / 4) {
+      most /= 4;
+    }
+  }
+  return most;
+}
+
 /* A span with room for `bytes`: as many addresses as the system lets us have. */
 static span *span_new(pl_arena *a, size_t bytes) {
   span *s = calloc(1, sizeof *s);
   if (s == NULL) {
     return NULL;
   }
-  s->bytes = SPAN;
-  while (s->at == NULL && s->bytes > bytes) {
+  s->bytes = span_most();
+  while (s->at == NULL && s->bytes > bytes && s->bytes >= SPAN_MIN) {
     s->at = reserve(s->bytes);
     s->bytes = s->at != NULL ? s->bytes : s->bytes / 4;
   }

@@ -24,6 +24,11 @@ static inline float pl_bf16_float(pl_bf16 h) {
   return x;
 }
 
+/* [n], on the calling thread; y may begin where x does. */
+void pl_bf16_row(int64_t n, const float *x, pl_bf16 *y);
+/* The same as floats; x and y apart. */
+void pl_bf16_round(int64_t n, const float *x, float *y);
+
 /* A row-major matrix in memory: floats, or bf16 where half says so. */
 typedef struct pl_mat {
   void *data;

@@ -31,9 +31,24 @@ _Static_assert(ONE_SUM <= 2 * DEPTH, "bf16 is stored once, when the sum is whole
 
 /* ---- conversions ---- */
 
-PL_VARIANTS(void, narrow, (int64_t n, const float *restrict x, pl_bf16 *restrict y), (n, x, y)) {
-  for (int64_t i = 0; i < n; i++) {
-    y[i] = pl_bf16_of(x[i]);
+/* As pl_bf16_of, without branches. */
+PL_INLINE pl_bf16 rounded(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
+  return (pl_bf16)((nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) >> 16);
+}
+
+/* By pieces, for x and y may begin at one place. */
+PL_VARIANTS(void, narrow, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
+  enum { PIECE = 64 };
+  for (int64_t i = 0; i < n; i += PIECE) {
+    pl_bf16 h[PIECE];
+    const int64_t m = imin(PIECE, n - i);
+    for (int64_t j = 0; j < m; j++) {
+      h[j] = rounded(x[i + j]);
+    }
+    memcpy(y + i, h, (size_t)m * sizeof *h);
   }
 }
 
@@ -45,15 +60,19 @@ PL_VARIANTS(void, widen, (int64_t n, const pl_bf16 *restrict x, float *restrict 
 
 PL_VARIANTS(void, round_off, (int64_t n, const float *restrict x, float *restrict y), (n, x, y)) {
   for (int64_t i = 0; i < n; i++) {
-    y[i] = pl_bf16_float(pl_bf16_of(x[i]));
+    y[i] = pl_bf16_float(rounded(x[i]));
   }
+}
+
+void pl_bf16_round(int64_t n, const float *x, float *y) {
+  round_off(n, x, y);
 }
 
 static bool has_native(void) {
   return pl_isa_used() == PL_ISA_AVX512BF16;
 }
 
-static void to_half(int64_t n, const float *x, pl_bf16 *y) {
+void pl_bf16_row(int64_t n, const float *x, pl_bf16 *y) {
 #ifdef __x86_64__
   if (has_native()) {
     narrow_native(n, x, y);
@@ -79,7 +98,7 @@ static void spread(const pl_mat *m, int64_t rows, int64_t cols, float *out) {
     if (m->half) {
       widen(cols, (const pl_bf16 *)m->data + r * m->ld, out + r * cols);
     } else {
-      round_off(cols, (const float *)m->data + r * m->ld, out + r * cols);
+      pl_bf16_round(cols, (const float *)m->data + r * m->ld, out + r * cols);
     }
   }
 }
@@ -134,7 +153,7 @@ static __attribute__((noinline)) void by_sums(bool ta, bool tb, int64_t M, int64
       const pl_mat b = part_of(B, tb, 0, n);
       product(ta, tb, mb, nb, Kn, alpha, &a, &b, 0, &to);
       for (int64_t i = 0; i < mb; i++) {
-        to_half(nb, sums + i * SIDE, (pl_bf16 *)C->data + (m + i) * C->ld + n);
+        pl_bf16_row(nb, sums + i * SIDE, (pl_bf16 *)C->data + (m + i) * C->ld + n);
       }
     }
   }

@@ -176,26 +176,6 @@ static inline __mmask16 first_of(int64_t n) {
   return n >= 16 ? 0xffff : (__mmask16)((1U << n) - 1);
 }
 
-PL_TARGET_AVX512BF16 static void put_half(int64_t n, const float *x, pl_bf16 *y) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 m = first_of(n - i);
-    const __m512 v = _mm512_maskz_loadu_ps(m, x + i);
-    _mm256_mask_storeu_epi16(y + i, m, (__m256i)_mm512_cvtneps_pbh(v));
-  }
-}
-#endif
-
-PL_VARIANTS(void, put_rounded, (int64_t n, const float *x, float *y), (n, x, y)) {
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t u;
-    memcpy(&u, x + i, sizeof u);
-    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
-    u = (nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) & 0xffff0000U;
-    memcpy(y + i, &u, sizeof u);
-  }
-}
-
-#ifdef __x86_64__
 PL_TARGET_AVX512BF16 static void put_bytes(int64_t n, const float *x, int8_t *y, byte_scale *of) {
   __m512i most = _mm512_setzero_si512(); /* as in most_of */
   for (int64_t i = 0; i < n; i += 16) {
@@ -240,12 +220,10 @@ void pl_operand_put(const pl_operand *in, const float *x, int64_t k0, int64_t n,
     }
   } else if (in->kind == PL_PACK_F32) {
     memcpy((float *)row + k0, x, (size_t)n * sizeof *x);
-#ifdef __x86_64__
   } else if (narrow(in->kind)) {
-    put_half(n, x, (pl_bf16 *)row + k0);
-#endif
+    pl_bf16_row(n, x, (pl_bf16 *)row + k0);
   } else {
-    put_rounded(n, x, (float *)row + k0);
+    pl_bf16_round(n, x, (float *)row + k0);
   }
 }
 

@@ -14,7 +14,7 @@
 #include "kernels/isa.h"
 #include "kernels/vmath.h"
 
-enum { LANES_16 = 16 };
+enum { LANES_16 = 16, TILE = 4 /* queries in a tile of registers */ };
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef uint32_t u16v __attribute__((vector_size(64)));
@@ -31,16 +31,6 @@ PL_INLINE void store16(float *p, v16 v) {
 
 /* ---- the cache ---- */
 
-/* To the nearest, ties to even; without branches, so that it becomes vectors. */
-PL_VARIANTS(void, round_half, (int64_t n, const float *x, pl_bf16 *y), (n, x, y)) {
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t u;
-    memcpy(&u, x + i, sizeof u);
-    const uint32_t nan = (u & 0x7fffffffU) > 0x7f800000U;
-    y[i] = (pl_bf16)((nan ? u | 0x400000U : u + 0x7fffU + (u >> 16 & 1)) >> 16);
-  }
-}
-
 /* One head's n numbers: pairs PL_KV_BLOCK pairs apart, as keys lie; or each 2 further on, as
  * values do. */
 static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
@@ -48,7 +38,7 @@ static void scatter_half(int64_t n, const float *x, bool keys, pl_bf16 *y) {
   pl_bf16 h[PIECE];
   for (int64_t i = 0; i < n; i += PIECE) {
     const int64_t m = n - i < PIECE ? n - i : PIECE;
-    round_half(m, x + i, h);
+    pl_bf16_row(m, x + i, h);
     if (m % 2 == 1) {
       h[m] = 0; /* m < PIECE */
     }
@@ -102,7 +92,7 @@ PL_INLINE void two_rows(const bool half, const char *p, int64_t b, v16 *x, v16 *
  * summed apart, for two sums each would leave the units waiting. */
 PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query *query,
                         const char *keys, float scale, float *s, int64_t lds) {
-  v16 acc[PL_ATTEND_TOGETHER][4];
+  v16 acc[TILE][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
 #pragma GCC unroll 4
@@ -133,8 +123,8 @@ PL_INLINE void scores_n(const bool half, const int n, int64_t D, const pl_query 
 PL_INLINE void scores_of(const bool half, int n, int64_t D, const pl_query *query, const char *keys,
                          float scale, float *s, int64_t lds) {
   int i = 0;
-  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
-    scores_n(half, PL_ATTEND_TOGETHER, D, query + i, keys, scale, s + i * lds, lds);
+  for (; i + TILE <= n; i += TILE) {
+    scores_n(half, TILE, D, query + i, keys, scale, s + i * lds, lds);
   }
   for (; i < n; i++) {
     scores_n(half, 1, D, query + i, keys, scale, s + i * lds, lds);
@@ -157,7 +147,7 @@ PL_VARIANTS(void, scores,
 PL_INLINE void mix_n(const bool half, const int n, const int nv, int64_t m, int64_t width,
                      const float *p, int64_t ldp, const char *values, const pl_query *query,
                      int64_t at) {
-  v16 acc[PL_ATTEND_TOGETHER][4];
+  v16 acc[TILE][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
 #pragma GCC unroll 4
@@ -215,8 +205,8 @@ PL_INLINE void mix_wide(const bool half, const int n, int64_t m, int64_t width, 
 PL_INLINE void mix_of(const bool half, int n, int64_t m, int64_t width, const float *p, int64_t ldp,
                       const char *values, const pl_query *query) {
   int i = 0;
-  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
-    mix_wide(half, PL_ATTEND_TOGETHER, m, width, p + i * ldp, ldp, values, query + i);
+  for (; i + TILE <= n; i += TILE) {
+    mix_wide(half, TILE, m, width, p + i * ldp, ldp, values, query + i);
   }
   for (; i < n; i++) {
     mix_wide(half, 1, m, width, p + i * ldp, ldp, values, query + i);
@@ -284,7 +274,7 @@ PL_VARIANTS(void, softmax, (int64_t n0, int64_t from, int64_t n, int64_t all, fl
 PL_TARGET_AVX512BF16 PL_INLINE void score_pairs_n(const int n, int64_t depth, const int32_t *q,
                                                   const char *keys, float scale,
                                                   float *s, int64_t lds) {
-  __m512 acc[PL_ATTEND_TOGETHER][2][2];
+  __m512 acc[TILE][2][2];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
     acc[i][0][0] = acc[i][0][1] = acc[i][1][0] = acc[i][1][1] = _mm512_setzero_ps();
@@ -317,8 +307,8 @@ PL_TARGET_AVX512BF16 static void score_pairs(int n, int64_t depth, const int32_t
                                              const char *keys, float scale, float *s,
                                              int64_t lds) {
   int i = 0;
-  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
-    score_pairs_n(PL_ATTEND_TOGETHER, depth, q + i * (depth / 2), keys, scale, s + i * lds, lds);
+  for (; i + TILE <= n; i += TILE) {
+    score_pairs_n(TILE, depth, q + i * (depth / 2), keys, scale, s + i * lds, lds);
   }
   for (; i < n; i++) {
     score_pairs_n(1, depth, q + i * (depth / 2), keys, scale, s + i * lds, lds);
@@ -329,7 +319,7 @@ PL_TARGET_AVX512BF16 static void score_pairs(int n, int64_t depth, const int32_t
 PL_TARGET_AVX512BF16 PL_INLINE void mix_pairs_n(const int n, const int nv, int64_t m, int64_t width,
                                                 const char *p, int64_t ldp, const char *values,
                                                 const pl_query *query, int64_t at) {
-  __m512 acc[PL_ATTEND_TOGETHER][2][4];
+  __m512 acc[TILE][2][4];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
 #pragma GCC unroll 4
@@ -393,21 +383,11 @@ PL_TARGET_AVX512BF16 PL_INLINE void mix_pairs_wide(const int n, int64_t m, int64
 PL_TARGET_AVX512BF16 static void mix_pairs(int n, int64_t m, int64_t width, const char *p,
                                            int64_t ldp, const char *values, const pl_query *query) {
   int i = 0;
-  for (; i + PL_ATTEND_TOGETHER <= n; i += PL_ATTEND_TOGETHER) {
-    mix_pairs_wide(PL_ATTEND_TOGETHER, m, width, p + i * ldp, ldp, values, query + i);
+  for (; i + TILE <= n; i += TILE) {
+    mix_pairs_wide(TILE, m, width, p + i * ldp, ldp, values, query + i);
   }
   for (; i < n; i++) {
     mix_pairs_wide(1, m, width, p + i * ldp, ldp, values, query + i);
-  }
-}
-
-/* n floats as bf16 and, behind an odd n, a zero; y may be x */
-PL_TARGET_AVX512BF16 static void halve(int64_t n, const float *x, void *y) {
-  for (int64_t i = 0; i < n; i += LANES_16) {
-    const int64_t left = n - i < LANES_16 ? n - i : LANES_16;
-    const __m512 v = _mm512_maskz_loadu_ps((__mmask16)((1U << left) - 1), x + i);
-    const __mmask16 even = (__mmask16)((1U << (left + left % 2)) - 1);
-    _mm256_mask_storeu_epi16((pl_bf16 *)y + i, even, (__m256i)_mm512_cvtneps_pbh(v));
   }
 }
 #endif
@@ -432,7 +412,7 @@ typedef struct frame {
   int64_t keys, values; /* bytes of one head in a block */
   int64_t keys_at, values_at;
   float scale;
-  run runs[PL_ATTEND_TOGETHER + 1]; /* the prefix, if any, then the texts */
+  run runs[PL_ATTEND_ROWS + 1]; /* the prefix, if any, then the texts */
   int n_runs;
 } frame;
 
@@ -543,11 +523,9 @@ static void weigh(const frame *f, int64_t q) {
     s[t < n0 ? t : from + t - n0] = -INFINITY;
   }
   softmax(n0, from, from + query->n1, f->lds, s);
-#ifdef __x86_64__
   if (f->pairs != NULL) {
-    halve(f->lds, s, s);
+    pl_bf16_row(f->lds, s, (pl_bf16 *)(void *)s);
   }
-#endif
   memset(query->y, 0, (size_t)f->width * sizeof(float));
 }
 
@@ -583,7 +561,9 @@ void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *s
   if (a->half && pl_isa_used() == PL_ISA_AVX512BF16) {
     f.pairs = (int32_t *)(void *)(scratch + all * f.lds);
     for (int64_t q = 0; q < all; q++) {
-      halve(D, query[q].q, f.pairs + q * (f.depth / 2));
+      pl_bf16 *pairs = (pl_bf16 *)(void *)(f.pairs + q * (f.depth / 2));
+      pairs[f.depth - 1] = 0; /* of an odd D */
+      pl_bf16_row(D, query[q].q, pairs);
     }
   }
 #endif

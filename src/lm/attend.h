@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PL_KV_BLOCK 32       /* positions in one block of the key-value cache */
-#define PL_ATTEND_TOGETHER 4 /* rows that read keys and values together, at most */
+#define PL_KV_BLOCK 32   /* positions in one block of the key-value cache */
+#define PL_ATTEND_ROWS 4 /* rows that read keys and values together, at most */
 
 /* The cache, in blocks of PL_KV_BLOCK positions; in each, for each layer, the keys and then
  * the values of every key-value head. Floats: keys [depth][PL_KV_BLOCK], depth = D up to the
@@ -47,7 +47,7 @@ typedef struct pl_attend {
 void pl_kv_ask(const pl_attend *a, const pl_query *query);
 /* Attention of n queries in each of the key-value heads, query [heads][n], that share a prefix;
  * those of one text lie side by side, the same ones in every head, of at most
- * PL_ATTEND_TOGETHER texts. Where the processor multiplies pairs of bf16, queries and
+ * PL_ATTEND_ROWS texts. Where the processor multiplies pairs of bf16, queries and
  * probabilities are rounded to bf16 as well, with a cache of that kind.
  * scratch: heads * n * pl_attend_floats(longest n0 + n1, D). */
 void pl_row_attention(const pl_attend *a, const pl_query *query, int n, float *scratch);

@@ -99,11 +99,12 @@ pl_status pl_kv_reserve(pl_ctx *c, pl_pass *p, pl_kv_seq *s, int64_t n) {
   }
   while (s->n_blocks < want) {
     char *b = NULL;
+    const int64_t each = f->n_layers * pl_kv_layer_bytes(f->kv_heads, f->head_dim, p->half);
     if (p->n_free > 0) {
       b = p->free_blocks[--p->n_free];
+      memset(b, 0, (size_t)each); /* another text's NaN would be one here, times 0 too */
     } else {
-      const int64_t each = pl_kv_layer_bytes(f->kv_heads, f->head_dim, p->half);
-      b = pl_alloc_zero(c, (size_t)(f->n_layers * each));
+      b = pl_alloc_zero(c, (size_t)each);
     }
     if (b == NULL) {
       return PL_ENOMEM;
@@ -150,7 +151,7 @@ static int64_t group_of(const pl_lm_config *f) {
 static int64_t attend_room(const pl_lm_config *f, int64_t positions) {
   const int64_t query = (sizeof(pl_query) + pl_kv_width(f->head_dim) * sizeof(float)) /
                         sizeof(float);
-  return PL_ATTEND_TOGETHER * group_of(f) * (query + pl_attend_floats(positions, f->head_dim));
+  return PL_ATTEND_ROWS * group_of(f) * (query + pl_attend_floats(positions, f->head_dim));
 }
 
 /* How many key-value heads attend at once: their keys lie side by side, so that the processor
@@ -315,7 +316,7 @@ static void attend_rows(pl_pass *p, int64_t i, int64_t k, int64_t layer, int64_t
 /* How many rows from i on read keys together. */
 static int64_t together_from(const pl_pass *p, int64_t i, int64_t n) {
   int64_t k = 1;
-  while (k < PL_ATTEND_TOGETHER && i + k < n && together(&p->row[i], &p->row[i + k])) {
+  while (k < PL_ATTEND_ROWS && i + k < n && together(&p->row[i], &p->row[i + k])) {
     k++;
   }
   return k;
@@ -324,7 +325,7 @@ static int64_t together_from(const pl_pass *p, int64_t i, int64_t n) {
 /* The members take tiles of rows in turn, for later ones may see more; where there are few,
  * each takes some of the heads. */
 static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
-  const bool by_rows = n >= 2 * PL_ATTEND_TOGETHER * me->size;
+  const bool by_rows = n >= 2 * PL_ATTEND_ROWS * me->size;
   int64_t first = 0;
   int64_t last = p->d->cfg.kv_heads;
   if (!by_rows) {

@@ -78,8 +78,13 @@ PL_VARIANTS(pl_chunk, chunk_of, (const float *x, float inv_t), (x, inv_t)) {
   for (int l = 1; l < LANES; l++) {
     c.most = lane[l] > c.most ? lane[l] : c.most;
   }
-  if (c.most == -INFINITY) {
-    return c; /* all are: they count nothing */
+  if (c.most == -INFINITY) { /* all are and count nothing, or a NaN is among them */
+    int damaged = 0;
+    for (int i = 0; i < CHUNK; i++) {
+      damaged |= x[i] != x[i];
+    }
+    c.z = c.zt = damaged ? NAN : 0;
+    return c;
   }
   c.z = chunk_sum(x, c.most, 1);
   c.zt = inv_t == 1 ? c.z : chunk_sum(x, c.most, inv_t);
@@ -100,7 +105,8 @@ void pl_sample_measure(int64_t n, const float *logits, float inv_t, pl_chunk *ch
 }
 
 float pl_sample_inverse(const pl_sampling *s) {
-  return s->temperature == 0 ? 1 : (float)(1 / s->temperature);
+  const double most = 1e30; /* beyond it, and its inverse, only the likeliest, or all alike */
+  return s->temperature == 0 ? 1 : (float)fmin(fmax(1 / s->temperature, 1 / most), most);
 }
 
 typedef struct totals {
@@ -374,6 +380,9 @@ int32_t pl_sample_token(int64_t V, const float *logits, pl_chunk *chunks, const 
   }
   int32_t id = 0;
   if (s->temperature == 0) {
+    while (chunks[id / CHUNK].most != t.most) {
+      id += CHUNK;
+    }
     while (logits[id] != t.most) {
       id++;
     }

@@ -1,9 +1,11 @@
 /* Status, memory, buffers, random numbers, parallel loops, hashes, clock. */
 #include "harness.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/hash.h"
@@ -148,7 +150,7 @@ TEST(kept_blocks_stay_within_their_bound) {
   pl_free(c, p);
   pl_free(c, begin);
   pl_free(c, end);
-  /* blocks below a megabyte, in classes */
+  /* blocks below what the arena has, in classes */
   enum { N = 4000 };
   void **many = calloc(N, sizeof *many);
   REQUIRE(many);
@@ -215,18 +217,65 @@ TEST(given_back_memory_comes_again) {
   pl_free(c, q);
 }
 
+/* Lowers the addresses this process may have to so many MiB more than it uses. */
+static void limit_addresses(long mib) {
+  FILE *f = fopen("/proc/self/statm", "r");
+  long pages = 0;
+  if (!f || fscanf(f, "%ld", &pages) != 1) {
+    _exit(3);
+  }
+  fclose(f);
+  struct rlimit r = {(rlim_t)pages * 4096 + ((rlim_t)mib << 20), RLIM_INFINITY};
+  setrlimit(RLIMIT_AS, &r);
+}
+
+static void arena_at_random(pl_arena *a, size_t most, int times);
+
+/* A span for nearly every block, until there are no addresses left. */
+TEST(arena_of_many_small_spans) {
+  fflush(stdout);
+  pid_t pid = fork();
+  if (pid == 0) {
+    limit_addresses(60);
+    pl_arena *a = pl_arena_new();
+    arena_at_random(a, 3 << 20, 2000);
+    pl_arena_trim(a);
+    const bool clean = a && pl_arena_kept(a) == 0;
+    pl_arena_close(a);
+    _exit(clean && harness.failures == 0 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  CHECK_INT(status, 0);
+}
+
+/* What others map beside the arena is left alone: a block takes what it needs, or a quarter of
+ * what may be had. */
+TEST(arena_leaves_addresses_to_others) {
+  fflush(stdout);
+  pid_t pid = fork();
+  if (pid == 0) {
+    limit_addresses(4 << 10);
+    void *p = pl_alloc(ctx(), 1 << 20);
+    void *others = mmap(NULL, (size_t)2 << 30, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    _exit(p && others != MAP_FAILED ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  CHECK_INT(status, 0);
+}
+
+TEST(more_than_there_is_is_refused) {
+  CHECK(!pl_alloc(ctx(), (size_t)4 << 40));
+  CHECK_HAS(ctx()->err, "out of memory: 4.0 TiB wanted");
+}
+
 TEST(no_memory_left_gives_the_kept_blocks_back) {
   fflush(stdout);
   pid_t pid = fork();
   if (pid == 0) {
     pl_ctx *c = ctx();
-    FILE *f = fopen("/proc/self/statm", "r");
-    long pages = 0;
-    if (!f || fscanf(f, "%ld", &pages) != 1) {
-      _exit(3);
-    }
-    struct rlimit r = {(rlim_t)pages * 4096 + (300 << 20), RLIM_INFINITY};
-    setrlimit(RLIMIT_AS, &r);
+    limit_addresses(300);
     void *p = pl_alloc(c, (size_t)200 << 20);
     pl_free(c, p);
     p = pl_alloc(c, (size_t)290 << 20); /* only fits where the 200 MiB were */
@@ -239,6 +288,49 @@ TEST(no_memory_left_gives_the_kept_blocks_back) {
   CHECK_INT(status, 0);
 }
 #endif
+
+/* Blocks of an arena that come and go, each full of a byte of its own; they are whole and apart
+ * all the time. */
+static void arena_at_random(pl_arena *a, size_t most, int times) {
+  enum { SLOTS = 24 };
+  pl_piece *held[SLOTS] = {NULL};
+  for (int i = 0; i < times; i++) {
+    const int s = (int)(SLOTS * pl_uniform(2, 0, (uint64_t)i));
+    if (held[s] != NULL) {
+      const unsigned char *at = pl_piece_at(held[s]);
+      const size_t end = pl_piece_bytes(held[s]) - 1;
+      CHECK(at[0] == s && at[end / 2] == s && at[end] == s);
+      pl_arena_give(a, held[s]);
+      held[s] = NULL;
+    }
+    if (i % 50 == 49) {
+      pl_arena_trim(a);
+    }
+    bool fresh;
+    if (pl_uniform(2, 1, (uint64_t)i) < 0.7) {
+      held[s] = pl_arena_take(a, (size_t)((double)most * pl_uniform(2, 2, (uint64_t)i)) + 1, &fresh);
+    }
+    if (held[s] != NULL) {
+      memset(pl_piece_at(held[s]), s, pl_piece_bytes(held[s]));
+    }
+  }
+  for (int s = 0; s < SLOTS; s++) {
+    if (held[s] != NULL) {
+      pl_arena_give(a, held[s]);
+    }
+  }
+}
+
+TEST(arena_cuts_and_joins) {
+  pl_arena *a = pl_arena_new();
+  REQUIRE(a);
+  arena_at_random(a, 3 << 20, 600);
+  CHECK(pl_arena_kept(a) > 0 && pl_arena_drop_oldest(a));
+  pl_arena_trim(a);
+  CHECK_INT(pl_arena_kept(a), 0);
+  CHECK(!pl_arena_drop_oldest(a));
+  pl_arena_close(a);
+}
 
 TEST(memory_limit_is_respected) {
   pl_ctx *c = ctx();

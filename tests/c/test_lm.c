@@ -102,7 +102,7 @@ static void attention(bool half) {
   float y[H][W];
   float alone[W];
   char *block[8];
-  float *scratch = pl_alloc(ctx(), (size_t)(H * K * pl_attend_floats(T, D)) * 4);
+  float *scratch = pl_alloc(ctx(), (size_t)(2 * H * K * pl_attend_floats(T, D)) * 4);
   fill(k, T * K * D, 1, 1);
   fill(v, T * K * D, 2, 1);
   fill(q, H * D, 3, 1);
@@ -158,6 +158,26 @@ static void attention(bool half) {
           worst = fmax(worst, fabs(want - y[i][d]));
         }
       }
+    }
+  }
+  /* both key-value heads at once, as each alone */
+  float both[K][H][W];
+  pl_query query[K][H];
+  pl_attend a = {.K = K, .D = D, .heads = K, .half = half, .prefix = block, .n0 = SPLIT};
+  for (int g = 0; g < K; g++) {
+    for (int i = 0; i < H; i++) {
+      query[g][i] = (pl_query){q + i * D, both[g][i], block + 4, 1 + 11 * i, i == 1 ? 12 : 0};
+    }
+  }
+  pl_row_attention(&a, query[0], H, scratch);
+  a.heads = 1;
+  for (int g = 0; g < K; g++) {
+    for (int i = 0; i < H; i++) {
+      pl_query one = query[g][i];
+      a.head = g;
+      one.y = alone;
+      pl_row_attention(&a, &one, 1, scratch);
+      CHECK(memcmp(alone, both[g][i], sizeof *alone * D) == 0);
     }
   }
   CHECK(worst < (pairs ? 2e-3 : 1e-5)); /* a weight is off by 2^-9 of itself at most */
@@ -221,21 +241,26 @@ static void slow_kept(int64_t V, const float *logits, const pl_sampling *s, doub
 /* Measured and drawn at once. */
 static int32_t sample(int64_t V, const float *logits, const pl_sampling *s, double u, void *scratch,
                       double *logprob) {
-  pl_chunk chunks[4];
-  CHECK(pl_chunks(V) <= 4);
+  pl_chunk chunks[16];
+  CHECK(pl_chunks(V) <= 16);
   pl_sample_measure(V, logits, pl_sample_inverse(s), chunks);
   return pl_sample_token(V, logits, chunks, s, u, scratch, logprob);
 }
 
 TEST(lm_sampler_matches_sorting) {
-  enum { V = 700, N = 20000 };
+  enum { V = 3000, N = 20000 };
   static const pl_sampling cases[] = {{1, 0, 1, 0},    {0.7, 0, 0.9, 0}, {1.3, 40, 1, 0},
                                       {1, 5, 0.6, 0},  {1, 0, 1, 0.1},   {2, 100, 0.95, 0.02},
                                       {1, 1, 1, 0},    {0.05, 0, 0.99, 0}, {1, 0, 0.001, 0},
-                                      {1, 3, 1, 0},    {1.5, 2, 0.9, 0},   {0.7, 0, 1, 0}};
+                                      {1, 3, 1, 0},    {1.5, 2, 0.9, 0},   {0.7, 0, 1, 0},
+                                      {1, 8, 1, 0},    {1, 11, 0.9, 0.1},  {1e-38, 0, 1, 0},
+                                      {1e-44, 0, 0.5, 0}, {1e50, 0, 1, 0}};
   float logits[V];
   fill(logits, V, 11, 3);
   logits[17] = logits[3]; /* equals: the lower id is the higher rank */
+  for (int i = 900; i < 1100; i++) {
+    logits[i] = 6;
+  }
   void *scratch = pl_alloc(ctx(), (size_t)pl_sample_scratch(V));
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     double want[V];
@@ -277,6 +302,12 @@ TEST(lm_sampler_greedy_and_logprob) {
   logits[200] = INFINITY;
   CHECK(sample(V, logits, &greedy, 0.5, scratch, &lp) == -1);
   logits[200] = -INFINITY;
+  logits[299] = NAN; /* with no other number in its chunk that counts */
+  for (int i = 256; i < 299; i++) {
+    logits[i] = -INFINITY;
+  }
+  CHECK(sample(V, logits, &greedy, 0.5, scratch, &lp) == -1);
+  logits[299] = 0;
   CHECK(sample(V, logits, &greedy, 0.5, scratch, &lp) == 40);
   for (int i = 0; i < V; i++) { /* all but one are impossible, a chunk of them wholly */
     logits[i] = i == 7 ? 1 : -INFINITY;
@@ -376,6 +407,9 @@ TEST_EACH_ISA(lm_generation_does_not_depend_on_neighbours) {
   neighbours(&CFG, PL_PACK_F32);
   neighbours(&CFG, PL_PACK_INT8);
   neighbours(&other, PL_PACK_BF16);
+  pl_lm_config wide = CFG; /* so many heads that not all of them attend at once */
+  wide.heads = 128;
+  neighbours(&wide, PL_PACK_BF16);
 }
 
 /* How far log p of every generated token is from that of the full forward pass in f32. */
@@ -430,6 +464,9 @@ TEST_EACH_ISA(lm_cache_equals_forward) {
   const pl_lm_config other = gpt2();
   CHECK(from_forward(&CFG, PL_PACK_F32) < 1e-4);
   CHECK(from_forward(&other, PL_PACK_F32) < 1e-4);
+  pl_lm_config wide = CFG;
+  wide.heads = 128;
+  CHECK(from_forward(&wide, PL_PACK_F32) < 1e-4);
   const double half = fmax(from_forward(&CFG, PL_PACK_BF16), from_forward(&other, PL_PACK_BF16));
   const double eighth = fmax(from_forward(&CFG, PL_PACK_INT8), from_forward(&other, PL_PACK_INT8));
   /* rounded: random weights this large spread it; tests/lua/test_generate.lua has a real model */
