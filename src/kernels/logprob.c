@@ -11,7 +11,7 @@
 #include "kernels/vmath.h"
 
 enum {
-  BLOCK_LOGITS = 1 << 18, /* logits in a block: 1 MiB of floats */
+  BLOCK_LOGITS = 1 << 18, /* logits in a block, 1 MiB of floats, where that is not narrower than */
   BLOCK_MIN = 512,        /* columns */
   PART_MOST = 2048,       /* rows whose gradient stays in the caches too */
   ROWS = 16               /* rows in a task */

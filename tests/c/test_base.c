@@ -308,7 +308,8 @@ static void arena_at_random(pl_arena *a, size_t most, int times) {
     }
     bool fresh;
     if (pl_uniform(2, 1, (uint64_t)i) < 0.7) {
-      held[s] = pl_arena_take(a, (size_t)((double)most * pl_uniform(2, 2, (uint64_t)i)) + 1, &fresh);
+      const double part = pl_uniform(2, 2, (uint64_t)i);
+      held[s] = pl_arena_take(a, (size_t)((double)most * part) + 1, &fresh);
     }
     if (held[s] != NULL) {
       memset(pl_piece_at(held[s]), s, pl_piece_bytes(held[s]));
