@@ -26,7 +26,7 @@ static inline float pl_bf16_float(pl_bf16 h) {
 
 /* [n], on the calling thread; y may begin where x does. */
 void pl_bf16_row(int64_t n, const float *x, pl_bf16 *y);
-/* The same as floats; x and y apart. */
+/* The same as floats; y may be x. */
 void pl_bf16_round(int64_t n, const float *x, float *y);
 
 /* A row-major matrix in memory: floats, or bf16 where half says so. */

@@ -58,7 +58,7 @@ PL_VARIANTS(void, widen, (int64_t n, const pl_bf16 *restrict x, float *restrict 
   }
 }
 
-PL_VARIANTS(void, round_off, (int64_t n, const float *restrict x, float *restrict y), (n, x, y)) {
+PL_VARIANTS(void, round_off, (int64_t n, const float *x, float *y), (n, x, y)) {
   for (int64_t i = 0; i < n; i++) {
     y[i] = pl_bf16_float(rounded(x[i]));
   }

@@ -10,6 +10,12 @@
 #include "lm/forward.h"
 
 #define PREFILL_ROWS 512 /* prompt tokens in one forward pass */
+/* Rows take turns where the weights stay in the processor's last cache: the keys and values of
+ * so many rows then stay there too, for so many tokens. Other weights come from memory at each
+ * step, and are read for as many rows as there are. */
+#define TURN_ROWS 16
+#define TURN_TOKENS 16
+#define TURN_WEIGHTS ((size_t)32 << 20)
 #define STREAM_TAG ((uint64_t)0x67 << 56) /* keeps these random numbers apart from all others */
 
 typedef struct request {
@@ -42,15 +48,17 @@ struct pl_generator {
   int64_t n_stop;
   sample **run; /* [rows], n_run in use, in order of start */
   int64_t n_run;
+  int64_t at, n_now; /* the rows whose turn it is */
+  int64_t turn;      /* tokens left of it */
   request *first, *last; /* all that is not over, in order of arrival */
   sample *done, *done_last, *taken;
   int64_t waiting; /* samples not started */
   pl_pass pass;
   request **owner; /* [pass.max_rows], while prompts are read */
-  int64_t n_old;
-  int32_t *drawn;           /* [rows] */
+  int64_t n_old;            /* of these rows, how many have drawn before: the first ones */
+  int32_t *drawn;           /* [n_now] */
   float *drawn_logprob;
-  pl_candidate *drawn_top; /* [rows,PL_GEN_TOP_MAX], the logit a log-probability */
+  pl_candidate *drawn_top; /* [n_now,PL_GEN_TOP_MAX], the logit a log-probability */
 };
 
 /* ---- memory ---- */
@@ -246,10 +254,20 @@ static void done_add(pl_generator *g, sample *s) {
   g->done_last = s;
 }
 
+/* Row i is about to go; those after it move up, and so does the turn. */
+static void leaves(pl_generator *g, int64_t i) {
+  if (i < g->at) {
+    g->at--;
+  } else if (i < g->at + g->n_now) {
+    g->n_now--;
+  }
+}
+
 /* Moves a running sample to the finished ones. Its request may end with it. */
 static void finish(pl_ctx *c, pl_generator *g, int64_t i, pl_finish why) {
   sample *s = g->run[i];
   s->finish = why;
+  leaves(g, i);
   memmove(&g->run[i], &g->run[i + 1], sizeof(sample *) * (size_t)(g->n_run - i - 1));
   g->n_run--;
   pl_kv_release(c, &g->pass, &s->kv);
@@ -357,10 +375,32 @@ static pl_status admit(pl_ctx *c, pl_generator *g) {
 
 /* ---- drawing ---- */
 
-/* The id and its log-probability of running row i, from its logits and their chunks. */
+/* Whose turn it is: everybody's, or that of some of the rows. What has not drawn yet comes after
+ * all that has, as it began later. */
+static void next_turn(pl_generator *g) {
+  const bool in_turns = g->n_run > TURN_ROWS && g->pack->bytes <= TURN_WEIGHTS;
+  if (!in_turns) {
+    g->at = 0;
+    g->n_now = g->n_run;
+    g->turn = 0;
+    return;
+  }
+  if (g->turn == 0) {
+    g->at += g->n_now;
+    g->turn = TURN_TOKENS;
+  }
+  g->turn--;
+  g->at = g->at < g->n_run ? g->at : 0;
+  const int64_t groups = (g->n_run + TURN_ROWS - 1) / TURN_ROWS;
+  const int64_t each = (g->n_run + groups - 1) / groups;
+  g->n_now = each < g->n_run - g->at ? each : g->n_run - g->at;
+}
+
+/* The id and its log-probability of row i of those whose turn it is, from its logits and their
+ * chunks. */
 static void draw(pl_generator *g, int64_t i, const float *logits, pl_chunk *chunks) {
   const int64_t V = g->d->cfg.vocab;
-  const sample *s = g->run[i];
+  const sample *s = g->run[g->at + i];
   const pl_gen_request *r = &s->req->r;
   const int64_t key = r->key == 0 ? r->index : r->key;
   const uint64_t stream = STREAM_TAG | (uint64_t)key << 20 | (uint64_t)s->number;
@@ -375,7 +415,7 @@ static void draw(pl_generator *g, int64_t i, const float *logits, pl_chunk *chun
   }
 }
 
-/* One token for every running row. The first g->n_old rows have drawn before and
+/* One token for every row whose turn it is. The first g->n_old of them have drawn before and
  * read their last token now; the others begin at their prompt's end. */
 static void draw_rows(void *arg, const pl_member *me) {
   pl_generator *g = arg;
@@ -385,10 +425,10 @@ static void draw_rows(void *arg, const pl_member *me) {
   if (g->n_old > 0) {
     pl_pass_forward(p, me, g->n_old);
   }
-  for (int64_t lo = 0; lo < g->n_run; lo += PL_HEAD_ROWS) {
-    const int64_t n = g->n_run - lo < PL_HEAD_ROWS ? g->n_run - lo : PL_HEAD_ROWS;
+  for (int64_t lo = 0; lo < g->n_now; lo += PL_HEAD_ROWS) {
+    const int64_t n = g->n_now - lo < PL_HEAD_ROWS ? g->n_now - lo : PL_HEAD_ROWS;
     for (int64_t i = me->rank; i < n; i += me->size) {
-      const request *r = g->run[lo + i]->req;
+      const request *r = g->run[g->at + lo + i]->req;
       const float *h = r->hidden;
       if (lo + i < g->n_old) {
         float *own = pl_pass_room(p);
@@ -405,11 +445,11 @@ static void draw_rows(void *arg, const pl_member *me) {
   }
 }
 
-/* Draws a token for every running row into g->drawn. */
+/* Draws a token for every row whose turn it is into g->drawn. */
 static pl_status draw_all(pl_ctx *c, pl_generator *g) {
   g->n_old = 0;
-  while (g->n_old < g->n_run && g->run[g->n_old]->n > 0) { /* those that began earlier come first */
-    sample *s = g->run[g->n_old];
+  while (g->n_old < g->n_now && g->run[g->at + g->n_old]->n > 0) {
+    sample *s = g->run[g->at + g->n_old];
     PL_TRY(pl_kv_reserve(c, &g->pass, &s->kv, s->n));
     g->pass.row[g->n_old++] = (pl_pass_row){.token = s->ids[s->n - 1],
                                             .pos = s->req->r.n_prompt + s->n - 1,
@@ -422,9 +462,9 @@ static pl_status draw_all(pl_ctx *c, pl_generator *g) {
   return PL_OK;
 }
 
-/* Adds what was drawn for running row i. */
+/* Adds what was drawn for row i of those whose turn it is. */
 static pl_status append(pl_ctx *c, pl_generator *g, int64_t i) {
-  sample *s = g->run[i];
+  sample *s = g->run[g->at + i];
   const int64_t top = s->n_top;
   if (s->n == s->cap) {
     const int64_t cap = s->cap == 0 ? 16 : 2 * s->cap;
@@ -470,7 +510,8 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
   pl_profile_enter(c, "prompts", false);
   pl_status st = admit(c, g);
   pl_profile_leave(c, (pl_work){0});
-  const int64_t n = g->n_run;
+  next_turn(g);
+  const int64_t n = g->n_now;
   if (st == PL_OK && n > 0) {
     pl_profile_enter(c, "tokens", false);
     st = draw_all(c, g);
@@ -481,16 +522,16 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
     if (g->drawn[i] < 0) {
       return pl_fail(c, PL_EINVAL, "generate: the model gives NaN or infinite logits for prompt "
                      "%lld; its weights are damaged or its training diverged",
-                     (long long)g->run[i]->req->r.index);
+                     (long long)g->run[g->at + i]->req->r.index);
     }
     PL_TRY(append(c, g, i));
   }
   for (int64_t i = n - 1; i >= 0; i--) {
-    const sample *s = g->run[i];
+    const sample *s = g->run[g->at + i];
     if (stops(g, g->drawn[i])) {
-      finish(c, g, i, PL_FINISH_STOP);
+      finish(c, g, g->at + i, PL_FINISH_STOP);
     } else if (s->n >= s->limit) {
-      finish(c, g, i, PL_FINISH_LENGTH);
+      finish(c, g, g->at + i, PL_FINISH_LENGTH);
     }
   }
   *active = g->n_run + g->waiting;
@@ -535,6 +576,7 @@ int64_t pl_generator_cancel(pl_ctx *c, pl_generator *g, int64_t index) {
   int64_t kept = 0;
   for (int64_t i = 0; i < g->n_run; i++) {
     if (g->run[i]->index == index) {
+      leaves(g, kept);
       sample_free(c, g, g->run[i]);
       dropped++;
     } else {

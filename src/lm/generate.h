@@ -55,9 +55,9 @@ pl_status pl_generator_new(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, int64_t 
                            const int32_t *stop_ids, int64_t n_stop, pl_generator **out);
 void pl_generator_free(pl_ctx *c, pl_generator *g); /* NULL is fine */
 pl_status pl_generator_add(pl_ctx *c, pl_generator *g, const pl_gen_request *r);
-/* One token for every running row, filling free places first. *active: samples
- * running or waiting afterwards. *tokens (may be NULL): drawn by this call.
- * Polls the interrupt flag. */
+/* One token for every running row, filling free places first; of many rows of a small model,
+ * for those whose turn it is. *active: samples running or waiting afterwards. *tokens (may be
+ * NULL): drawn by this call. Polls the interrupt flag. */
 pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens);
 /* The oldest finished sample; false when there is none. Valid until the next
  * call of take or step. */

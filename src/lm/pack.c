@@ -92,7 +92,8 @@ static pl_status make(pl_ctx *c, const pl_decoder *d, pl_pack *p) {
   if (p->layers == NULL) {
     return PL_ENOMEM;
   }
-  p->memory = pl_alloc_zero(c, lay_all(p, &d->cfg));
+  p->bytes = lay_all(p, &d->cfg);
+  p->memory = pl_alloc_zero(c, p->bytes);
   if (p->memory == NULL) {
     return PL_ENOMEM;
   }

@@ -22,6 +22,7 @@ typedef struct pl_pack {
   pl_pack_layer *layers;
   pl_packed head; /* [V, C] */
   char *memory;
+  size_t bytes; /* of it */
 } pl_pack;
 
 /* A reference to d's weights in this format. f32 weights. */

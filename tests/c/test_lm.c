@@ -92,106 +92,115 @@ TEST(lm_config_refusals) {
 
 /* ---- row kernels ---- */
 
-/* One query alone and beside others of its text or prefix: the same bits, and those of a
- * plain softmax to rounding. */
-static void attention(bool half) {
-  enum { H = 4, K = 2, D = 6, T = 75, SPLIT = 40, W = 16 };
-  float *k = pl_alloc(ctx(), T * K * D * 4);
-  float *v = pl_alloc(ctx(), T * K * D * 4);
-  float q[H * D];
-  float y[H][W];
-  float alone[W];
-  char *block[8];
-  float *scratch = pl_alloc(ctx(), (size_t)(2 * H * K * pl_attend_floats(T, D)) * 4);
-  fill(k, T * K * D, 1, 1);
-  fill(v, T * K * D, 2, 1);
-  fill(q, H * D, 3, 1);
-  for (int i = 0; i < T * K * D && half; i++) {
-    k[i] = pl_bf16_float(pl_bf16_of(k[i]));
-    v[i] = pl_bf16_float(pl_bf16_of(v[i]));
+/* Keys and values of T positions, 0..SPLIT-1 of them in blocks 0, 1 (a prefix), the others from
+ * block 4 on, and one query for each of H rows. */
+enum { H = 4, K = 2, T = 75, SPLIT = 40, W = 96, BLOCKS = 8 };
+
+typedef struct cache {
+  int64_t D;
+  bool half, pairs; /* pairs: queries and probabilities are rounded as well */
+  float *k, *v, *q, *scratch;
+  char *block[BLOCKS];
+} cache;
+
+static float *numbers(int64_t n, uint64_t stream, bool half) {
+  float *x = pl_alloc(ctx(), (size_t)n * sizeof *x);
+  fill(x, n, stream, 1);
+  if (half) {
+    pl_bf16_round(n, x, x);
   }
-  const bool pairs = half && pl_isa_used() == PL_ISA_AVX512BF16; /* rounds queries and weights */
-  for (int i = 0; i < H * D && pairs; i++) {
-    q[i] = pl_bf16_float(pl_bf16_of(q[i]));
+  return x;
+}
+
+static cache cache_of(int64_t D, bool half) {
+  cache c = {.D = D, .half = half, .pairs = half && pl_isa_used() == PL_ISA_AVX512BF16};
+  c.k = numbers(T * K * D, 1, half);
+  c.v = numbers(T * K * D, 2, half);
+  c.q = numbers(H * D + 1, 3, c.pairs);
+  c.scratch = pl_alloc(ctx(), (size_t)(H * K * pl_attend_floats(T, D)) * sizeof(float));
+  for (int i = 0; i < BLOCKS; i++) {
+    c.block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_bytes(K, D, half));
   }
-  for (int i = 0; i < 8; i++) {
-    block[i] = pl_alloc_zero(ctx(), (size_t)pl_kv_layer_bytes(K, D, half));
-  }
-  for (int64_t t = 0; t < T; t++) { /* 0..SPLIT in blocks 0, 1; the rest from block 4 on */
+  for (int64_t t = 0; t < T; t++) {
     const int64_t at = t < SPLIT ? t : t - SPLIT;
-    pl_kv_write(K, D, half, k + t * K * D, v + t * K * D, at % PL_KV_BLOCK,
-                block[(t < SPLIT ? 0 : 4) + at / PL_KV_BLOCK]);
+    pl_kv_write(K, D, half, c.k + t * K * D, c.v + t * K * D, at % PL_KV_BLOCK,
+                c.block[(t < SPLIT ? 0 : 4) + at / PL_KV_BLOCK]);
   }
+  return c;
+}
+
+static void cache_drop(cache *c) {
+  for (int i = 0; i < BLOCKS; i++) {
+    pl_free(ctx(), c->block[i]);
+  }
+  pl_free(ctx(), c->k);
+  pl_free(ctx(), c->v);
+  pl_free(ctx(), c->q);
+  pl_free(ctx(), c->scratch);
+}
+
+/* How far y is from a plain softmax over positions first..last-1 of head g. */
+static double from_plain(const cache *c, int64_t row, int64_t g, int64_t first, int64_t last,
+                         const float *y) {
+  const int64_t D = c->D;
+  double p[T];
+  double z = 0;
   double worst = 0;
-  for (int64_t g = 0; g < K; g++) {
-    for (int n0 = 0; n0 <= SPLIT; n0 += SPLIT) { /* without and with a prefix */
-      const pl_attend a = {
-          .K = K, .D = D, .head = g, .heads = 1, .half = half, .prefix = block, .n0 = n0};
-      const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
-      pl_query query[H];
-      for (int i = 0; i < H; i++) {
-        query[i] = (pl_query){q + i * D, y[i], block + 4, sees[i], i == 1 ? 12 : 0};
-      }
-      pl_row_attention(&a, query, H, scratch);
-      for (int i = 0; i < H; i++) {
-        pl_query one = query[i];
-        one.y = alone;
-        pl_row_attention(&a, &one, 1, scratch);
-        CHECK(memcmp(alone, y[i], sizeof *alone * D) == 0);
-        double p[T];
-        double z = 0;
-        const int64_t first = SPLIT - n0 + query[i].past;
-        const int64_t last = SPLIT + sees[i];
-        for (int64_t t = first; t < last; t++) {
-          double s = 0;
-          for (int64_t d = 0; d < D; d++) {
-            s += (double)q[i * D + d] * k[(t * K + g) * D + d];
-          }
-          p[t] = exp(s / sqrt(D));
-          z += p[t];
-        }
-        for (int64_t d = 0; d < D; d++) {
-          double want = 0;
-          for (int64_t t = first; t < last; t++) {
-            want += p[t] / z * v[(t * K + g) * D + d];
-          }
-          worst = fmax(worst, fabs(want - y[i][d]));
-        }
-      }
+  for (int64_t t = first; t < last; t++) {
+    double s = 0;
+    for (int64_t d = 0; d < D; d++) {
+      s += (double)c->q[row * D + d] * c->k[(t * K + g) * D + d];
     }
+    p[t] = exp(s / sqrt((double)D));
+    z += p[t];
   }
-  /* both key-value heads at once, as each alone */
-  float both[K][H][W];
+  for (int64_t d = 0; d < D; d++) {
+    double want = 0;
+    for (int64_t t = first; t < last; t++) {
+      want += p[t] / z * c->v[(t * K + g) * D + d];
+    }
+    worst = fmax(worst, fabs(want - y[d]));
+  }
+  return worst;
+}
+
+/* The rows in both heads at once, and each row in each head alone: the same bits, and those of
+ * a plain softmax to rounding. n0: of the prefix that they see. */
+static void attention(const cache *c, int n0) {
+  const int64_t sees[H] = {1, T - SPLIT, 30, 7}; /* of the text of its own */
+  float y[K][H][W];
+  float alone[W];
   pl_query query[K][H];
-  pl_attend a = {.K = K, .D = D, .heads = K, .half = half, .prefix = block, .n0 = SPLIT};
+  pl_attend a = {.K = K, .D = c->D, .heads = K, .half = c->half, .prefix = c->block, .n0 = n0};
   for (int g = 0; g < K; g++) {
     for (int i = 0; i < H; i++) {
-      query[g][i] = (pl_query){q + i * D, both[g][i], block + 4, 1 + 11 * i, i == 1 ? 12 : 0};
+      query[g][i] = (pl_query){c->q + i * c->D, y[g][i], c->block + 4, sees[i], i == 1 ? 12 : 0};
     }
   }
-  pl_row_attention(&a, query[0], H, scratch);
+  pl_row_attention(&a, query[0], H, c->scratch);
   a.heads = 1;
-  for (int g = 0; g < K; g++) {
+  for (; a.head < K; a.head++) {
     for (int i = 0; i < H; i++) {
-      pl_query one = query[g][i];
-      a.head = g;
+      pl_query one = query[a.head][i];
       one.y = alone;
-      pl_row_attention(&a, &one, 1, scratch);
-      CHECK(memcmp(alone, both[g][i], sizeof *alone * D) == 0);
+      pl_row_attention(&a, &one, 1, c->scratch);
+      CHECK(memcmp(alone, y[a.head][i], sizeof *alone * (size_t)c->D) == 0);
+      const double off = from_plain(c, i, a.head, SPLIT - n0 + one.past, SPLIT + sees[i], alone);
+      CHECK(off < (c->pairs ? 4e-3 : 1e-5)); /* a weight is off by 2^-9 of itself at most */
     }
   }
-  CHECK(worst < (pairs ? 2e-3 : 1e-5)); /* a weight is off by 2^-9 of itself at most */
-  for (int i = 0; i < 8; i++) {
-    pl_free(ctx(), block[i]);
-  }
-  pl_free(ctx(), k);
-  pl_free(ctx(), v);
-  pl_free(ctx(), scratch);
 }
 
 TEST_EACH_ISA(lm_row_attention) {
-  attention(false);
-  attention(true);
+  static const int64_t sizes[] = {1, 2, 5, 6, 16, 33, 48, 64, 80, 96};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    for (int half = 0; half < 2; half++) {
+      cache c = cache_of(sizes[i], half == 1);
+      attention(&c, 0);
+      attention(&c, SPLIT);
+      cache_drop(&c);
+    }
+  }
 }
 
 /* ---- sampling ---- */
@@ -381,7 +390,7 @@ static void neighbours(const pl_lm_config *f, pl_pack_kind kind) {
   pl_set_threads(1);
   CHECK_OK(run_all(ctx(), d, kind, 1, &s, a));
   for (int rows = 2; rows <= 32; rows *= 4) {
-    pl_set_threads(rows == 2 ? 3 : 2);
+    pl_set_threads(rows == 2 ? 3 : rows == 8 ? 7 : 2);
     memset(b, 0, sizeof b);
     CHECK_OK(run_all(ctx(), d, kind, rows, &s, b));
     for (int p = 0; p < PROMPTS; p++) {
@@ -635,6 +644,64 @@ TEST(lm_cancelled_requests_leave_the_others_alone) {
   CHECK(pl_generator_cancel(ctx(), g, 5) == 6); /* before its prompt was read */
   CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_OK && active == 0);
   pl_generator_free(ctx(), g);
+  pl_decoder_free(ctx(), d);
+}
+
+enum { CROWD = 45, CROWD_TOKENS = 21 };
+
+/* CROWD requests, `rows` at once; after some steps one of them is cancelled, again and again.
+ * counts: tokens of each, 0 where it was cancelled. */
+static pl_status crowd(pl_decoder *d, int64_t rows, bool cancel, int32_t ids[][CROWD_TOKENS],
+                       int64_t *counts) {
+  pl_generator *g = NULL;
+  PL_TRY(pl_generator_new(ctx(), d, PL_PACK_F32, rows, NULL, 0, &g));
+  pl_status st = PL_OK;
+  for (int j = 0; j < CROWD && st == PL_OK; j++) {
+    int32_t prompt[64];
+    prompt_of(j % PROMPTS, prompt);
+    const pl_gen_request r = {.prompt = prompt, .n_prompt = LENGTHS[j % PROMPTS], .index = j + 1,
+                              .n = 1, .max_tokens = 1 + (j * 5) % CROWD_TOKENS,
+                              .sampling = {1, 0, 1, 0}, .seed = 3};
+    st = pl_generator_add(ctx(), g, &r);
+  }
+  int64_t active = 1;
+  for (int step = 0; st == PL_OK && active > 0; step++) {
+    st = pl_generator_step(ctx(), g, &active, NULL);
+    pl_gen_sample x;
+    while (st == PL_OK && pl_generator_take(ctx(), g, &x)) {
+      counts[x.index - 1] = x.n;
+      memcpy(ids[x.index - 1], x.ids, sizeof *x.ids * (size_t)x.n);
+    }
+    if (cancel && step % 3 == 1) {
+      (void)pl_generator_cancel(ctx(), g, 1 + step * 11 % CROWD);
+      (void)pl_generator_cancel(ctx(), g, 1 + (step + 5) % 14); /* of the first to have a turn */
+    }
+  }
+  pl_generator_free(ctx(), g);
+  return st;
+}
+
+/* More rows than take their turn together: each text is what it is alone, whoever goes. */
+TEST(lm_rows_take_turns) {
+  static int32_t alone[CROWD][CROWD_TOKENS];
+  static int32_t among[CROWD][CROWD_TOKENS];
+  int64_t n[CROWD] = {0};
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  CHECK_OK(crowd(d, 1, false, alone, n));
+  for (int64_t rows = 20; rows <= CROWD; rows += 25) {
+    for (int cancel = 0; cancel < 2; cancel++) {
+      int64_t m[CROWD] = {0};
+      int gone = 0;
+      CHECK_OK(crowd(d, rows, cancel == 1, among, m));
+      for (int j = 0; j < CROWD; j++) {
+        gone += m[j] == 0;
+        CHECK(m[j] == 0 || m[j] == n[j]);
+        CHECK(memcmp(alone[j], among[j], sizeof alone[j][0] * (size_t)m[j]) == 0);
+      }
+      CHECK(cancel == 1 ? gone > 3 && gone < CROWD - 9 : gone == 0);
+    }
+  }
   pl_decoder_free(ctx(), d);
 }
 
