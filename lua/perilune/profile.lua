@@ -134,9 +134,8 @@ function profile.run(f, opts)
   local o = options.resolve("profile", OPTIONS, opts)
   if type(f) ~= "function" then error("profile: wants a function, got a " .. type(f), 2) end
   local ours, before = begin()
-  -- closed on every way out, so that an error keeps its traceback
   local p
-  local guard <close> = setmetatable({}, { __close = function() p = p or finish(ours, before) end })
+  local guard <close> = base.finally(function() p = p or finish(ours, before) end)
   local results = table.pack(f())
   p = finish(ours, before)
   if o.print then io.stderr:write(p:text(), "\n") end

@@ -738,6 +738,7 @@ static const luaL_Reg functions[] = {
     {"isa", isa},
     {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},
+    {"finally", pl_lua_finally},
     {"isatty", isatty_},
     {"term_width", term_width},
     {"pid", pid},

@@ -49,6 +49,14 @@ stops "waiting for a reply" 'require("perilune.core").net.client():poll(60)'
 stops "no_grad" 'while true do pl.no_grad(function() while true do end end) end'
 stops "reading" 'while true do io.read("a") end'
 
+stops "the end of a block" "local g <close> = require('perilune.core').base.finally(function(_, stopped)
+  for i = 1, 10 do io.open('$tmp/left', 'w'):write(tostring(stopped)):close() end end) while true do end"
+if [ "$(cat "$tmp/left" 2>/dev/null)" = true ]; then
+  echo "ok the end of a block is done after Ctrl-C"
+else
+  echo "not ok the end of a block is not done after Ctrl-C"
+fi
+
 model=${PL_SHARED:-../shared}/data/models/stories260K
 if [ -d "$model" ]; then
   stops "generation" "local m = pl.load('$model') while true do m:generate({ 'The dog' }, { n = 8, max_tokens = 200 }) end"

@@ -76,11 +76,11 @@ local function dispatch(args)
   local run = require("perilune.cli." .. command)
   local profile = flags.profile and require "perilune.profile"
   if profile then profile.start() end
-  local ok, status = pcall(run, words, flags)
-  if profile then pcall(profile.stop, flags.json and "json" or flags.profile) end -- after Ctrl-C it cannot
-  progress.quiet(before)
-  if not ok then error(status, 0) end
-  return status or 0
+  local ending <close> = base.finally(function()
+    if profile then pcall(profile.stop, flags.json and "json" or flags.profile) end
+    progress.quiet(before)
+  end)
+  return run(words, flags) or 0
 end
 
 ---@param args string[] the words after the program's name

@@ -193,6 +193,7 @@ function Recipe:run(given)
   local params, flat = self:resolve(given or {})
   hash.refresh()
   local run = Run.new(self, flat, {})
+  local closing <close> = base.finally(function() run:close() end)
   local result
   local ok, problem = stage.within(run, function() result = self.execute_body(params, run) end)
   if ok then
@@ -202,7 +203,6 @@ function Recipe:run(given)
       run:finish(result)
     end)
   end
-  run:close()
   if not ok then raise(problem) end
   if run.bill then
     progress.say(("  services: %d answers, %.4f dollars (%.4f possibly paid); perilune ledger shows more"):format(

@@ -18,18 +18,20 @@ local said = {}             -- unhashable things already told about
 ---@return perilune.study.Run|nil
 function stage.current() return current end
 
----Runs f with `run` as the current run; also when f fails, the one before is back afterwards.
+---Runs f with `run` as the current run; also when f fails or is interrupted, the one before is
+---back afterwards.
 ---@param run perilune.study.Run|nil
 ---@param f fun()
+---@return boolean ok
+---@return any problem
 function stage.within(run, f)
   local before = current
+  local back <close> = base.finally(function() current = before end)
   current = run
-  local ok, problem = xpcall(f, function(e)
+  return xpcall(f, function(e)
     if type(e) ~= "string" then return e end
     return { message = e, trace = debug.traceback(nil, 2) }
   end)
-  current = before
-  return ok, problem
 end
 
 ---@class perilune.study.StageSpec

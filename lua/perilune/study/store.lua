@@ -116,9 +116,6 @@ end
 ---@param key string
 function store.drop_scratch(key) base.remove_tree(place(key) .. ".work") end
 
-local Lock = {}
-Lock.__index = Lock
-
 -- Renaming a full directory onto another full one fails: that is the lock, and it
 -- needs nothing but what the file system promises.
 local function claim(lock, mine)
@@ -142,8 +139,9 @@ function store.lock(key, waiting)
   local told = false
   while not claim(lock, mine) do
     local owner = base.read_file(lock .. "/owner")
-    if owner and not process.alive(owner) then
-      -- Left behind by a killed process. Only one process can move it away.
+    if owner and (owner == mine or not process.alive(owner)) then
+      -- Left behind by a killed process, or by ours where Ctrl-C came at the wrong moment (nothing
+      -- takes a lock twice). Only one process can move it away.
       local aside = ("%s.stale.%d"):format(lock, base.pid())
       base.rename(lock, aside)
       base.remove_tree(aside)
@@ -155,11 +153,7 @@ function store.lock(key, waiting)
       base.sleep(0.2)
     end
   end
-  return setmetatable({ path = lock }, Lock)
-end
-
-function Lock:__close()
-  base.remove_tree(self.path)
+  return base.finally(function() base.remove_tree(lock) end)
 end
 
 return store
