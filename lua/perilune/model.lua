@@ -64,6 +64,47 @@ function Model:state_dict()
   return out
 end
 
+---Copies weights into this model's own, by name.
+---@param weights table<string, any> of another model of this shape: its state_dict()
+---@return perilune.Model self
+function Model:load_state_dict(weights)
+  local unknown = {}
+  for name in pairs(weights) do unknown[name] = true end
+  for _, p in ipairs(self.params) do
+    local from = weights[p.name]
+    if not from then error(("load_state_dict: the weight %s is missing"):format(p.name), 2) end
+    local got, wanted = table.concat(from:shape(), " x "), table.concat(p:shape(), " x ")
+    if got ~= wanted then error(("load_state_dict: %s is %s, wanted %s"):format(p.name, got, wanted), 2) end
+    unknown[p.name] = nil
+  end
+  local name = next(unknown)
+  if name then error(("load_state_dict: there is no weight %s in this model"):format(name), 2) end
+  require("perilune").no_grad(function()
+    for _, p in ipairs(self.params) do p:copy_(weights[p.name]) end
+  end)
+  return self
+end
+
+---Names of the weights that training leaves alone: `parameter:requires_grad_(false)`.
+---@return string[]
+function Model:frozen()
+  local out = {}
+  for _, p in ipairs(self.params) do
+    if not p.requires_grad then out[#out + 1] = p.name end
+  end
+  return out
+end
+
+---Freezes these weights and no others.
+---@param names string[]
+---@return perilune.Model self
+function Model:freeze(names)
+  local wanted = {}
+  for _, name in ipairs(names) do wanted[name] = true end
+  for _, p in ipairs(self.params) do p:requires_grad_(not wanted[p.name]) end
+  return self
+end
+
 ---How many numbers the weights hold; tied weights count once.
 ---@return integer
 function Model:num_parameters()
@@ -165,7 +206,7 @@ end
 
 Model.generate = require "perilune.generate"
 
----A model with weights of its own and the same values; nothing of its history.
+---A model with weights of its own and the same values, frozen where these are; nothing of its history.
 ---@return perilune.Model
 function Model:clone()
   local m = Model.new {
@@ -177,7 +218,7 @@ function Model:clone()
     files = deep_copy(self.files),
   }
   m.tokenizer_eos = self.tokenizer_eos
-  return m
+  return m:freeze(self:frozen())
 end
 
 ---Identity of the content: sha256 over configuration, tokenizer and weights.

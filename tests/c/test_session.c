@@ -157,6 +157,39 @@ TEST(values_are_printed) {
   CHECK_INT(session_end(&s, 10), 0);
 }
 
+/* What must be done at the end of a block is done, so the session is whole afterwards. */
+TEST(ctrl_c_keeps_a_training) {
+  static const char *const before[] = {
+      "m = pl.load 'tests/golden/lm/tied'",
+      "g = assert(pl.json.read 'tests/golden/train/losses.json')",
+      "wait = function() require('perilune.core').base.sleep(0.01) end",
+      "o = { cache = true, epochs = 1000000, on_step = wait, gradient_checkpointing = true }",
+      "home = os.tmpname(); os.remove(home); require('perilune.study.store').set_home(home)",
+  };
+  session s;
+  session_start(&s, "1");
+  CHECK(session_expect(&s, "pl is loaded", 10));
+  for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
+    session_send(&s, before[i]);
+    session_send(&s, "\r");
+  }
+  static const char *const says[] = {"the same call goes on from", "goes on after step"};
+  for (int i = 0; i < 2; i++) {
+    session_send(&s, "pl.train.sft(m, g.rows, o)\r");
+    if (i == 1) { /* neither the lock nor the run of the first holds it up */
+      CHECK(session_expect(&s, says[1], 10));
+    }
+    sleep_ms(500);
+    session_send(&s, "\003");
+    CHECK(session_expect(&s, says[0], 10));
+    CHECK(session_expect(&s, "interrupted", 5));
+  }
+  session_send(&s, "require('perilune.core').base.remove_tree(home), 'removed'\r");
+  CHECK(session_expect(&s, "\"removed\"", 5));
+  session_send(&s, ":quit\r");
+  CHECK_INT(session_end(&s, 10), 0);
+}
+
 TEST(ctrl_c_stops_what_runs) {
   static const char *const loops[] = {
       "while true do end",

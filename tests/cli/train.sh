@@ -50,3 +50,20 @@ for kind in sft dpo; do
     fi
   done
 done
+
+# Ctrl-C between the regular checkpoints keeps what was done.
+dir=$tmp/kept
+sed 's/save_steps = 4/save_steps = 100000/; s/sleep(0.003)/sleep(0.02)/' "$tmp/train.lua" >"$tmp/seldom.lua"
+"$bin" "$tmp/seldom.lua" sft "$dir" >"$tmp/out" 2>"$tmp/err" </dev/null &
+pid=$!
+sleep 0.6
+kill -INT $pid
+wait $pid
+status=$?
+"$bin" "$tmp/seldom.lua" sft "$dir" >"$tmp/out" 2>"$tmp/again" </dev/null
+if [ $status -eq 130 ] && grep -q "the same call goes on from $dir" "$tmp/err" && grep -q "goes on after step" "$tmp/again" &&
+  [ "$(cat "$tmp/out")" = "$("$bin" "$tmp/train.lua" sft 2>/dev/null)" ]; then
+  echo "ok Ctrl-C between checkpoints keeps the steps done"
+else
+  echo "not ok Ctrl-C between checkpoints: status $status: $(cat "$tmp/err" "$tmp/again" | tail -3)"
+fi

@@ -115,6 +115,35 @@ T.test("resume_refuses_another_run", function()
   T.eq(#other.history, 2)
 end)
 
+-- What an earlier run left has later steps: it neither stays nor wins.
+T.test("resume_afresh_takes_the_place_of_an_earlier_run", function()
+  local dir = fresh()
+  RUNS.sft_adamw { save_dir = dir, save_steps = 4 }
+  local o = { save_dir = dir, save_steps = 2, lr = 2e-2 }
+  local whole = RUNS.sft_adamw { lr = 2e-2 }
+  T.raises(function()
+    RUNS.sft_adamw(with(o, { resume = "never", on_step = function(r) if r.step == 3 then error "stopped here" end end }))
+  end, "stopped here")
+  T.eq(core.list_dir(dir), { "step-2" })
+  local again = RUNS.sft_adamw(o)
+  T.eq(again.history.summary.resumed_after, 2)
+  T.eq(again:hash(), whole:hash())
+end)
+
+T.test("resume_with_other_evaluation_rows", function()
+  local dir = fresh()
+  local o = { save_dir = dir, max_steps = 2, save_steps = 1 }
+  local function eval(first) return { data = pl.data.from(golden.pairs):slice(first, first) } end
+  local function run(more)
+    return pl.train.preference(tiny, pl.data.from(golden.pairs):slice(3), with(o, with({ lr = 1e-2, beta = 0.1 }, more)))
+  end
+  T.raises(function()
+    run { eval = eval(1), on_step = function(r) if r.step == 2 then error "stopped here" end end }
+  end, "stopped here")
+  T.raises(function() run { eval = eval(2) } end, "another run: eval changed")
+  T.eq(run({ eval = eval(1) }).history.summary.resumed_after, 1)
+end)
+
 T.test("resume_refuses_another_processor_unless_asked", function()
   local dir = fresh()
   local whole = RUNS.sft_adamw { save_dir = dir }

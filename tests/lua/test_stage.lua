@@ -124,6 +124,26 @@ T.test("a lock left by a dead process is taken over", function()
   T.eq(base.exists(dir), false)
 end)
 
+T.test("a lock that Ctrl-C left behind in this process is taken over; finally runs on every way out", function()
+  local key, ways = base.sha256 "another key", {}
+  local lost = store.lock(key, function() error "waits" end)
+  T.ok(lost)
+  do
+    local lock <close> = store.lock(key, function() error "waits for itself" end)
+  end
+  local function leave(how)
+    local guard <close> = base.finally(function(problem, interrupted)
+      ways[#ways + 1] = { problem and problem.text or "none", interrupted }
+    end)
+    if how == "error" then error { text = "thrown" } end
+    if how == "return" then return 1 end
+  end
+  T.eq({ leave "return", (leave "end"), (pcall(leave, "error")) }, { 1, nil, false })
+  T.eq(ways, { { "none", false }, { "none", false }, { "thrown", false } })
+  T.raises(function() local guard <close> = base.finally(function() error "from the end" end) end, "from the end")
+  T.raises(function() base.finally(1) end, "function expected")
+end)
+
 T.test("datasets come back row by row, with their counts and hash, read only when needed", function()
   local function get()
     return within(function()
@@ -171,6 +191,28 @@ T.test("models come back to the bit, with their history, read only when needed",
   T.eq(second:score(rows):tolist(), first:score(rows):tolist())
   T.ok(rawget(second, "decoder"))
   T.eq(second:hash(), first:hash(), "the weights read are those noted")
+end)
+
+T.test("in_place: the argument becomes what is remembered; frozen weights count and stay frozen", function()
+  local rows = { { prompt = "Q: sort: fox cat\nA:", completion = " cat fox" } }
+  local o = { lr = 1e-2, max_steps = 2, in_place = true }
+  local hashes = {}
+  for i = 1, 2 do
+    local m = tiny(4)
+    local out = within(function() return pl.train.sft(m, rows, o) end)
+    T.ok(rawequal(out, m))
+    hashes[i] = m:hash()
+  end
+  T.eq(hashes[1], hashes[2])
+  T.ok(hashes[1] ~= tiny(4):hash())
+  local name = tiny(4):parameters()[1].name
+  local function frozen() return within(function() return pl.train.sft(tiny(4):freeze { name }, rows, { lr = 1e-2, max_steps = 2 }) end) end
+  local first, second = frozen(), frozen()
+  T.ok(first:hash() ~= hashes[1])
+  T.eq(second:hash(), first:hash())
+  T.eq({ first:frozen(), second:frozen() }, { { name }, { name } })
+  T.eq(rawget(second, "decoder"), nil, "not read yet")
+  T.eq(second:parameters()[1].requires_grad, false)
 end)
 
 T.test("a function is keyed by its code and what it captured", function()
@@ -222,6 +264,7 @@ T.test("hashes: order of keys and place in memory do not count, content does", f
   T.ok(why:find("deep.1", 1, true), why)
   T.eq(hash.of(pl.tensor { 1, 2 }), hash.of(pl.tensor { 1, 2 }))
   T.ok(hash.of(pl.tensor { 1, 2 }) ~= hash.of(pl.tensor { 1, 3 }))
+  T.ok(hash.of(pl.tensor { 1, 2 }) ~= hash.of(pl.tensor({ 1, 2 }, { dtype = "f64" })))
 end)
 
 T.done()

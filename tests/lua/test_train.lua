@@ -206,10 +206,23 @@ end)
 T.test("sft_frozen_parameters_stay", function()
   local m = tiny:clone()
   for i, p in ipairs(m:parameters()) do p:requires_grad_(i > 3) end
-  local out = pl.train.sft(m, golden.rows, { lr = 1e-2, max_steps = 2, lr_scheduler = "constant", in_place = true })
-  for i, p in ipairs(out:parameters()) do
-    T.eq(p:equal(tiny:parameters()[i]), i <= 3, p.name)
+  local frozen = m:frozen()
+  T.eq(#frozen, 3)
+  for _, in_place in ipairs { false, true } do
+    local out = pl.train.sft(m, golden.rows, { lr = 1e-2, max_steps = 2, lr_scheduler = "constant", in_place = in_place })
+    for i, p in ipairs(out:parameters()) do
+      T.eq(p:equal(tiny:parameters()[i]), i <= 3, p.name)
+    end
+    T.eq(out:frozen(), frozen)
   end
+  for _, p in ipairs(m:parameters()) do p:requires_grad_(false) end
+  T.raises(function() pl.train.sft(m, golden.rows, { max_steps = 1 }) end, "all weights are frozen")
+  T.eq(#m:freeze({}):frozen(), 0)
+end)
+
+T.test("train_without_rows_to_evaluate_on", function()
+  T.raises(function() pl.train.sft(tiny, golden.rows, { max_steps = 1, eval = { data = {} } }) end,
+    "eval: no rows to evaluate on")
 end)
 
 T.test("sft_schedule_and_clipping_reach_the_optimizer", function()

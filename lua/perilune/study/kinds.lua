@@ -60,13 +60,16 @@ kinds.model = {
   save = function(model, dir)
     must(model:save(dir .. "/model"))
     write_lines(dir .. "/history.jsonl", model.history or {})
-    return { hash = model:hash() }
+    local frozen = model:frozen()
+    return { hash = model:hash(), meta = #frozen > 0 and { frozen = frozen } or nil }
   end,
   load = function(entry)
+    local frozen = (entry.meta or {}).frozen or {}
     return lazily({
       hash = function() return entry.hash end,
+      frozen = function() return frozen end,
       history = read_lines(entry.dir .. "/history.jsonl"),
-    }, function() return require("perilune.models").load(entry.dir .. "/model") end)
+    }, function() return require("perilune.models").load(entry.dir .. "/model"):freeze(frozen) end)
   end,
 }
 

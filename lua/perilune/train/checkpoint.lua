@@ -77,13 +77,11 @@ local function steps_in(dir)
   return found
 end
 
----Writes the checkpoint of a step and drops the oldest ones.
+---Writes the checkpoint of a step and drops the oldest ones. Those of later steps are of a run that
+---was started afresh since: they go too, or they would outlive and outrank this one.
 ---@param s {step: integer, model: perilune.Model, opt: perilune.Optimizer, task: table, history: table}
 function Saver:save(s)
   local final = ("%s/step-%d"):format(self.dir, s.step)
-  if core.is_dir(final) then
-    must(core.remove_tree(final))
-  end
   local dir = final .. ".tmp"
   must(core.remove_tree(dir))
   must(core.mkdirs(dir))
@@ -106,9 +104,14 @@ function Saver:save(s)
   must(core.write_file(dir .. "/manifest.json", core.json_encode({
     format = FORMAT, files = files_of(dir, "", {}),
   }, { indent = 2 }) .. "\n"))
+  if core.is_dir(final) then
+    must(core.remove_tree(final))
+  end
   must(core.rename(dir, final))
-  for i, step in ipairs(steps_in(self.dir)) do
-    if i > self.keep then
+  local own = 0
+  for _, step in ipairs(steps_in(self.dir)) do
+    own = own + (step <= s.step and 1 or 0)
+    if step > s.step or own > self.keep then
       must(core.remove_tree(("%s/step-%d"):format(self.dir, step)))
     end
   end
@@ -161,9 +164,11 @@ local function differences(state, identity)
   return out
 end
 
----The newest valid checkpoint of this run, or nil. Damaged ones are skipped, and that is said.
+---The newest valid checkpoint of this run, or nil. Damaged ones are skipped, and that is said. Where
+---there are only those of another run and the saver is strict, that is an error.
 ---@return perilune.Checkpoint|nil
 function Saver:newest()
+  local refused
   for _, step in ipairs(steps_in(self.dir)) do
     local dir = ("%s/step-%d"):format(self.dir, step)
     local bad = damage(dir)
@@ -172,10 +177,8 @@ function Saver:newest()
     if bad then
       progress.say(("  checkpoint %s is skipped: %s"):format(dir, bad))
     elseif #other > 0 then
-      if self.strict then
-        error(("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or resume = \"never\" "
-          .. "to start afresh"):format(dir, table.concat(other, ", ")), 0)
-      end
+      refused = refused or ("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or "
+        .. "resume = \"never\" to start afresh in its place"):format(dir, table.concat(other, ", "))
     elseif state.kernels ~= core.isa() and not self.any_core then
       local text = ("%s was written with the kernels for %s, these are %s: the bits would differ"):format(dir,
         tostring(state.kernels), core.isa())
@@ -187,6 +190,9 @@ function Saver:newest()
       return setmetatable({ dir = dir, step = state.step, state = state,
         history = read_history(dir .. "/history.jsonl") }, Checkpoint)
     end
+  end
+  if refused and self.strict then
+    error(refused, 0)
   end
   return nil
 end
@@ -211,16 +217,7 @@ function Checkpoint:restore(model, opt, task)
   if self.state.optimizer ~= opt.name then
     error(("%s was written with the optimizer %s, this run has %s"):format(self.dir, self.state.optimizer, opt.name), 0)
   end
-  local saved = pl.load(self.dir .. "/model"):parameters()
-  local params = model:parameters()
-  must(#saved == #params, self.dir .. ": another number of parameters")
-  pl.no_grad(function()
-    for i, p in ipairs(params) do
-      must(saved[i].name == p.name, ("%s: parameter %d is %s, wanted %s"):format(self.dir, i,
-        tostring(saved[i].name), tostring(p.name)))
-      p:copy_(saved[i])
-    end
-  end)
+  model:load_state_dict(pl.load(self.dir .. "/model"):state_dict())
   local moments, kept = {}, {}
   for name, t in pairs(tensors_of(self.dir .. "/training.safetensors")) do
     local owner, rest = name:match "^(%l+)/(.*)$"

@@ -12,6 +12,7 @@ local pretrain = require "perilune.train.pretrain"
 local sft = require "perilune.train.sft"
 local progress = require "perilune.study.progress"
 local stage = require "perilune.study.stage"
+local standin = require "perilune.study.standin"
 
 local train = { schedule = require "perilune.train.schedule" }
 
@@ -21,14 +22,23 @@ local function check_model(where, model)
   end
 end
 
+-- The options that the result depends on, and which weights are frozen, where some are.
+local function essential(model, o)
+  local out = loop.essential(o)
+  local frozen = not standin.is(model) and model.frozen and model:frozen() or {}
+  out.frozen = #frozen > 0 and frozen or nil
+  return out
+end
+
 -- What a checkpoint must match, one text a thing so that an error can name what changed. The
 -- scratch directory of a stage is named after all this already.
 local function identity_of(name, model, rows, o)
   if not o.save_dir then
     return { trainer = name }
   end
-  local out = { trainer = name, model = model:hash(), data = data.from(rows):hash() }
-  for key, value in pairs(loop.essential(o)) do
+  local out = { trainer = name, model = model:hash(), data = data.from(rows):hash(),
+    eval = o.eval and data.from(o.eval.data):hash() }
+  for key, value in pairs(essential(model, o)) do
     out[key] = hash.of { value } or "cannot be hashed"
   end
   return out
@@ -135,10 +145,10 @@ local function run(spec, model, rows, o)
   if o.scratch then
     return compute { calls = 0 }
   end
-  return stage.remember {
+  local result = stage.remember {
     name = spec.name, kind = "model", label = o.label, cache = o.cache,
     inputs = { model = model, data = rows, eval = o.eval and o.eval.data or nil },
-    options = loop.essential(o),
+    options = essential(model, o),
     compute = compute,
     estimate = function()
       return estimate(rows, o)
@@ -149,6 +159,12 @@ local function run(spec, model, rows, o)
       end
     end,
   }
+  if o.in_place and result ~= model and not standin.is(result) then -- a remembered one: the argument becomes it
+    model:load_state_dict(result:state_dict())
+    model.history = result.history
+    return model
+  end
+  return result
 end
 
 local SFT = loop.spec { lr = 2e-5, epochs = 3, batch_size = 8, lr_scheduler = "linear" }

@@ -57,7 +57,7 @@ function loop.spec(defaults)
     save_steps = { 500, min = 1, doc = "optimizer steps between checkpoints in save_dir" },
     save_total_limit = { 2, min = 1, doc = "checkpoints kept" },
     resume = { "auto", choices = { "auto", "never", "any-core" },
-      doc = "never: start afresh; any-core: also from another processor type, where bits may differ" },
+      doc = "never: start afresh in place of what is there; any-core: also from another processor type, where bits may differ" },
     seed = { 0, doc = "data order" },
     on_step = { type = "function", doc = "called with each step's record" },
     in_place = { false, doc = "train the argument itself" },
@@ -276,7 +276,10 @@ local function resume(run)
 end
 
 local function save(run, step, saver)
-  saver:save { step = step, model = run.model, opt = run.opt, task = run.task, history = run.history }
+  if saver.saved ~= step then
+    saver:save { step = step, model = run.model, opt = run.opt, task = run.task, history = run.history }
+    saver.saved = step
+  end
 end
 
 -- Loss, gradients, update: on return weights, moments and history are those after step k + 1.
@@ -315,15 +318,25 @@ local function one_step(run, k)
   return record
 end
 
-local function steps(run, first)
+-- Adds the evaluation to the record of a step where it is due: also to one that Ctrl-C kept without it.
+local function evaluate_if_due(run, step, record)
   local o, task = run.o, run.task
+  local due = step == run.total or step % (o.eval and o.eval.steps or run.per_epoch) == 0
+  if task.eval and due and record["eval/loss"] == nil then
+    add(record, evaluate(o, task.eval, run.model, step))
+  end
+end
+
+local function steps(run, first)
+  local o = run.o
+  if first > 0 then
+    evaluate_if_due(run, first, run.history[first])
+  end
   local bar = progress.start { label = run.label, total = run.total, unit = "step" }
   for k = first, run.total - 1 do
     local record = one_step(run, k)
     local last = k + 1 == run.total
-    if task.eval and (last or (k + 1) % (o.eval.steps or run.per_epoch) == 0) then
-      add(record, evaluate(o, task.eval, run.model, k + 1))
-    end
+    evaluate_if_due(run, k + 1, record)
     if run.metric then
       run.metric(record)
     end
@@ -344,19 +357,13 @@ end
 local function keep_interrupted(run)
   local done = #run.history
   if run.dirty or done == 0 or done == run.started_at then
-    return ""
+    return
   end
-  local places = {}
   for _, saver in ipairs(run.savers) do
-    local ok = pcall(save, run, done, saver)
-    if ok then
-      places[#places + 1] = saver.dir
-    end
+    local ok, problem = pcall(save, run, done, saver)
+    progress.say(ok and ("  %s: stopped after step %d of %d; the same call goes on from %s"):format(run.label, done,
+      run.total, saver.dir) or ("  %s: step %d is not kept: %s"):format(run.label, done, tostring(problem)))
   end
-  if #places == 0 then
-    return ""
-  end
-  return (" after step %d; the same call goes on from %s"):format(done, table.concat(places, " and "))
 end
 
 ---@class perilune.LoopContext
@@ -374,15 +381,16 @@ function loop.run(model, task, o, ctx)
   if task.n == 0 then
     error(task.where .. ": no rows to train on", 0)
   end
+  if task.eval and task.eval.n == 0 then
+    error(task.eval.where .. ": no rows to evaluate on", 0)
+  end
   local params = model:parameters()
   local wanted = 0
   for _, p in ipairs(params) do
     wanted = wanted + (p.requires_grad and 1 or 0)
   end
   if wanted == 0 then
-    for _, p in ipairs(params) do
-      p:requires_grad_()
-    end
+    error(task.where .. ": all weights are frozen; model:freeze {} frees them", 0)
   end
   local per_epoch, total = loop.steps(task.n, o)
   local run = {
@@ -399,17 +407,16 @@ function loop.run(model, task, o, ctx)
   run.lr = run.opt.lr
   local began = core.now()
   run.started_at = resume(run)
-  model.decoder:checkpoint(o.gradient_checkpointing)
-  local ok, problem = xpcall(steps, function(e)
-    return e
-  end, run, run.started_at)
-  optim.forget(params)
-  model.decoder:checkpoint(false)
-  if not ok then
-    if type(problem) == "string" and (problem:find("interrupted", 1, true) or core.interrupted()) then
-      problem = problem .. keep_interrupted(run)
-    end
-    error(problem, 0)
+  do
+    local tidy <close> = core.finally(function(_, interrupted)
+      optim.forget(params)
+      model.decoder:checkpoint(false)
+      if interrupted then
+        keep_interrupted(run)
+      end
+    end)
+    model.decoder:checkpoint(o.gradient_checkpointing)
+    steps(run, run.started_at)
   end
   local summary = { steps = total, epochs = total / per_epoch, rows = task.n, seconds = core.now() - began,
     resumed_after = run.started_at, counts = task.counts }
