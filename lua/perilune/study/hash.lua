@@ -153,7 +153,7 @@ function Walker:userdata(v, path)
   if self:object(v, path) then return end
   local ok, list = pcall(function() return v:tolist() end)
   if not ok then self:fail("a " .. tostring(v):match "^[^:]+", path) end
-  self:put("t" .. tostring(v.dtype))
+  self:put("t" .. tostring(v:dtype()))
   self:value(list, path)
 end
 

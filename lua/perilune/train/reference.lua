@@ -1,9 +1,10 @@
 --- The reference's log-probabilities of a data set, computed once: a second training on the same
 --- reference and rows (a sweep over beta, lr or the loss) finds them here. They are known by all
---- they depend on: the reference's weights, the precision, the kernels, and the rows batch by
---- batch, for a product of another size may round differently. Kept in memory while the process
+--- they depend on: the reference's weights, the precision, the kernels, the code, and the rows batch
+--- by batch, for a product of another size may round differently. Kept in memory while the process
 --- lives, the oldest given up first; inside a recipe's run also on disk, beside its stages.
 local core = require("perilune.core").base
+local hash = require "perilune.study.hash"
 local kinds = require "perilune.study.kinds"
 local stage = require "perilune.study.stage"
 local store = require "perilune.study.store"
@@ -20,7 +21,8 @@ local kept, numbers = {}, 0 -- list of { key, value, n }, the last used last
 
 local function key_of(spec)
   local sum = core.sha256_new()
-  sum:add(("reference 1\n%s\n%s\n%s\n"):format(spec.model:hash(), spec.bf16 and "bf16" or "f32", (core.isa())))
+  sum:add(("reference 1\n%s\n%s\n%s\n%s\n"):format(spec.model:hash(), spec.bf16 and "bf16" or "f32", (core.isa()),
+    hash.code_version()))
   for _, list in ipairs(spec.batches) do
     sum:add(("batch %d\n"):format(#list))
     for _, i in ipairs(list) do
