@@ -705,6 +705,35 @@ TEST(lm_rows_take_turns) {
   pl_decoder_free(ctx(), d);
 }
 
+/* A row that goes before those whose turn it is takes the turn from none of them. */
+TEST(lm_a_turn_stays_with_its_rows) {
+  enum { FULL = 16, INTO = 4, EACH = CROWD / 3 };
+  pl_decoder *d = make_decoder(ctx(), &CFG);
+  REQUIRE(d != NULL);
+  pl_generator *g = NULL;
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, CROWD, NULL, 0, &g) == PL_OK);
+  int32_t prompt[64];
+  prompt_of(1, prompt);
+  for (int j = 0; j < CROWD; j++) {
+    const pl_gen_request r = {.prompt = prompt, .n_prompt = LENGTHS[1], .index = j + 1, .n = 1,
+                              .max_tokens = 30, .sampling = {1, 0, 1, 0}, .seed = 3};
+    CHECK_OK(pl_generator_add(ctx(), g, &r));
+  }
+  int64_t active = 0;
+  for (int step = 0; step < FULL + INTO; step++) {
+    CHECK_OK(pl_generator_step(ctx(), g, &active, NULL));
+  }
+  CHECK(pl_generator_cancel(ctx(), g, 3) == 1);
+  CHECK_OK(pl_generator_step(ctx(), g, &active, NULL));
+  pl_gen_sample x;
+  for (int64_t i = 0; pl_generator_look(g, i, &x); i++) {
+    CHECK(x.n == (x.index <= EACH ? FULL : x.index <= 2 * EACH ? INTO + 1 : 0));
+  }
+  CHECK(active == CROWD - 1);
+  pl_generator_free(ctx(), g);
+  pl_decoder_free(ctx(), d);
+}
+
 TEST(lm_scoring_beside_generation) {
   const pl_sampling s = {1, 0, 1, 0};
   pl_decoder *d = make_decoder(ctx(), &CFG);
