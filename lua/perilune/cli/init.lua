@@ -1,6 +1,7 @@
 --- The command line: `perilune COMMAND ...`. Standard output is the result, standard
 --- error the talk; exit status 0, 1 for a failure, 2 for a wrong call. One command a
 --- file in this folder.
+local base = require("perilune.core").base
 local options = require "perilune.options"
 local progress = require "perilune.study.progress"
 
