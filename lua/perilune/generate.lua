@@ -68,20 +68,21 @@ Run.__index = Run
 -- Ends running rows whose text now holds a stop text. A stop text that the last
 -- token completed lies within the last `longest` bytes, so few tokens are decoded.
 function Run:watch()
-  local i = 1
-  while true do
-    local index, _, ids = self.g:look(i)
-    if not index then return end
-    local tail = table.move(ids, math.max(1, #ids - self.longest - 8), #ids, 1, {})
+  local i, last = self.g:drew()
+  while i <= last do
+    local index, _, tail = self.g:look(i, self.longest + 9)
+    local stopped = false
     if stream.find_stop(self.tok:decode(tail), self.stops) then
-      local p = self.prompts[index]
+      local p, _, _, ids = self.prompts[index], self.g:look(i)
       self:joint(p)
-      if stream.find_stop(continuation(self.tok, p.window, p.base, ids), self.stops) then
-        self.g:stop(i)
-        i = i - 1
-      end
+      stopped = stream.find_stop(continuation(self.tok, p.window, p.base, ids), self.stops)
     end
-    i = i + 1
+    if stopped then
+      self.g:stop(i)
+      last = last - 1
+    else
+      i = i + 1
+    end
   end
 end
 

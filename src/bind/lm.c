@@ -454,12 +454,30 @@ static int generator_take(lua_State *L) {
   return 6;
 }
 
-/* g:look(i) -> index, sample, ids of running row i (1-based); or nothing */
+/* g:drew() -> first, last: the running rows (1-based) that the last step drew a token for; none
+ * where last < first. stop(i) moves those after i up. */
+static int generator_drew(lua_State *L) {
+  const pl_generator *g = check_generator(L);
+  int64_t first;
+  int64_t n;
+  pl_generator_drew(g, &first, &n);
+  lua_pushinteger(L, first + 1);
+  lua_pushinteger(L, first + n);
+  return 2;
+}
+
+/* g:look(i, k = all) -> index, sample, the last k ids of running row i (1-based); or nothing */
 static int generator_look(lua_State *L) {
   const pl_generator *g = check_generator(L);
   pl_gen_sample s;
   if (!pl_generator_look(g, luaL_checkinteger(L, 2) - 1, &s)) {
     return 0;
+  }
+  const int64_t k = luaL_optinteger(L, 3, s.n);
+  luaL_argcheck(L, k >= 0, 3, "wanted 0 or more");
+  if (k < s.n) {
+    s.ids += s.n - k;
+    s.n = k;
   }
   lua_pushinteger(L, s.index);
   lua_pushinteger(L, s.sample + 1);
@@ -540,7 +558,7 @@ int pl_open_lm(lua_State *L) {
                                      {NULL, NULL}};
   const luaL_Reg generator_methods[] = {
       {"add", generator_add},   {"step", generator_step}, {"take", generator_take},
-      {"look", generator_look}, {"stop", generator_stop}, {"close", generator_close},
+      {"drew", generator_drew}, {"look", generator_look}, {"stop", generator_stop}, {"close", generator_close},
       {"last", generator_last}, {"cancel", generator_cancel}, {"score", generator_score},
       {NULL, NULL}};
   const luaL_Reg functions[] = {

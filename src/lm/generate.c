@@ -50,6 +50,7 @@ struct pl_generator {
   int64_t n_run;
   int64_t at, n_now; /* the rows whose turn it is */
   int64_t turn;      /* tokens left of it */
+  bool failed;       /* in the middle of a step: nothing is whole any more */
   request *first, *last; /* all that is not over, in order of arrival */
   sample *done, *done_last, *taken;
   int64_t waiting; /* samples not started */
@@ -505,8 +506,7 @@ static bool stops(const pl_generator *g, int32_t id) {
   return false;
 }
 
-pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens) {
-  PL_TRY(pl_check_interrupt(c));
+static pl_status step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens) {
   pl_profile_enter(c, "prompts", false);
   pl_status st = admit(c, g);
   pl_profile_leave(c, (pl_work){0});
@@ -539,6 +539,21 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
     *tokens = n;
   }
   return PL_OK;
+}
+
+pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t *tokens) {
+  PL_TRY(pl_check_interrupt(c));
+  if (g->failed) {
+    return pl_fail(c, PL_EINVAL, "generate: a step of this generator has failed; make a new one");
+  }
+  const pl_status st = step(c, g, active, tokens);
+  g->failed = st != PL_OK;
+  return st;
+}
+
+void pl_generator_drew(const pl_generator *g, int64_t *first, int64_t *n) {
+  *first = g->at;
+  *n = g->n_now;
 }
 
 static void describe(const sample *s, pl_gen_sample *out) {

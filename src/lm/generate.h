@@ -11,7 +11,7 @@
  * number of threads (attend.h).
  *
  * Order of calls: new, add, cancel and score (any time), step until nothing is active, take (any
- * time after a step), free. After a step that failed only free is allowed.
+ * time after a step), free. After a step that failed every other one fails too.
  * Must not: know text. Stop strings are the caller's: it looks at running rows
  * between steps and calls pl_generator_stop.
  */
@@ -64,6 +64,9 @@ pl_status pl_generator_step(pl_ctx *c, pl_generator *g, int64_t *active, int64_t
 bool pl_generator_take(pl_ctx *c, pl_generator *g, pl_gen_sample *out);
 /* Running row number i (0-based); false past the last. */
 bool pl_generator_look(const pl_generator *g, int64_t i, pl_gen_sample *out);
+/* The running rows that the last step drew a token for, less those that left since: *n from *first
+ * on. */
+void pl_generator_drew(const pl_generator *g, int64_t *first, int64_t *n);
 /* Ends running row i as a stop; it can then be taken. Row numbers change with this call. */
 void pl_generator_stop(pl_ctx *c, pl_generator *g, int64_t i);
 /* Drops what runs, waits or has ended of the requests with this index, at once;

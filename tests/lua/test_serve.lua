@@ -404,6 +404,53 @@ test("clients_that_leave_free_their_rows", function()
   T.eq(server.engine.watched, 0)
 end)
 
+-- Of more than 16 rows of a small model some draw at a step: no token is given out twice.
+test("rows_that_take_turns_are_told_once", function()
+  local wide <close> = start { batch_size = 48 }
+  local body = { prompt = "ab", n = 40, max_tokens = 60, seed = 5, temperature = 1, logprobs = 2, stop = { "c", "QQ" } }
+  local alone, among = ask(TEXT, body), ask(TEXT, body, wide)
+  T.eq(alone.status, 200)
+  T.eq(among.json.choices, alone.json.choices)
+  T.eq(among.json.usage, alone.json.usage)
+  body.stream = true
+  local texts, tokens = {}, {}
+  for _, event in ipairs(events(ask(TEXT, body, wide).body)) do
+    local c = event.choices[1]
+    texts[c.index + 1] = (texts[c.index + 1] or "") .. c.text
+    tokens[c.index + 1] = (tokens[c.index + 1] or 0) + (c.logprobs ~= NULL and c.logprobs and #c.logprobs.tokens or 0)
+  end
+  for i, c in ipairs(alone.json.choices) do
+    T.eq({ texts[i], tokens[i] }, { c.text, #c.logprobs.tokens })
+  end
+end)
+
+test("a_failed_step_ends_its_answers_and_not_the_server", function()
+  local body = { prompt = "ab", n = 3, max_tokens = 20, seed = 5, temperature = 1 }
+  local streamed = { prompt = "ab", n = 3, max_tokens = 20, seed = 5, temperature = 1, stream = true }
+  local whole = ask(TEXT, body).json.choices
+  local failed = 0
+  for _, at in ipairs { 1, 2, 3, 5, 8, 13, 21 } do
+    server.engine.advance = function(e)
+      if e:active() < 6 then return 0 end -- until both are there
+      e.advance = nil
+      base.fail_at(at)
+      return e:advance()
+    end
+    local replies = finish { begin(post(TEXT, body)), begin(post(TEXT, streamed)) }
+    base.fail_at(0)
+    if replies[1].status == 500 then
+      failed = failed + 1
+      T.ok(replies[1].json.error.message:find("memory", 1, true), replies[1].json.error.message)
+      T.ok(replies[2].body:find("memory", 1, true))
+    else
+      T.eq(replies[1].json.choices, whole)
+    end
+    T.eq(server.engine:active(), 0)
+    T.eq(ask(TEXT, body).json.choices, whole)
+  end
+  T.ok(failed >= 2, failed)
+end)
+
 test("a_full_queue_says_so", function()
   local small <close> = start { batch_size = 1, max_queue = 1 }
   local outs = {}

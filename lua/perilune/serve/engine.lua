@@ -6,6 +6,7 @@
 --- as it comes, and ended(choice) (both nil: only the whole answers are wanted), and
 --- done(job). A record is a token with its log-probability: { id, logprob, top, at = bytes
 --- of the text before it }.
+local base = require("perilune.core").base
 local lm = require("perilune.core").lm
 local stream = require "perilune.text.stream"
 
@@ -47,8 +48,18 @@ function engine.new(model, rows, more_stop_ids, dtype)
   local stop_ids, ends = model:stop_ids(), {}
   for _, id in ipairs(more_stop_ids) do stop_ids[#stop_ids + 1] = id end
   for _, id in ipairs(stop_ids) do ends[id] = true end
-  return setmetatable({ tok = model.tokenizer, g = lm.generator(model.decoder, rows, stop_ids, dtype), rows = rows,
-    ends = ends, slots = {}, last_index = 0, live = 0, watched = 0, to_score = {}, jobs = {} }, Engine)
+  local e = setmetatable({ tok = model.tokenizer, rows = rows, ends = ends,
+    generator = function() return lm.generator(model.decoder, rows, stop_ids, dtype) end }, Engine)
+  e:begin()
+  return e
+end
+
+-- Without jobs, from a new generator.
+function Engine:begin()
+  if self.g then self.g:close() end
+  self.g = self.generator()
+  self.slots, self.last_index, self.live, self.watched = {}, 0, 0, 0
+  self.to_score, self.jobs = {}, {}
 end
 
 ---Answers that have not ended.
@@ -238,15 +249,16 @@ function Engine:cancel(owner)
   end
 end
 
+-- The newest token of each row that drew one.
 function Engine:watch()
   local g, slots = self.g, self.slots
-  local i = 1
-  while true do
+  local i, last = g:drew()
+  while i <= last do
     local index, sample, _, id, logprob, top = g:last(i)
-    if not index then return end
     local slot = slots[index]
     if slot.watch and self:feed(slot.choices[sample], id, logprob, top) then
       g:stop(i)
+      last = last - 1
     else
       i = i + 1
     end
@@ -273,15 +285,28 @@ function Engine:collect()
   end
 end
 
----One token for every answer that runs. Text goes out to the jobs.
----@return integer tokens drawn
-function Engine:step()
+function Engine:advance()
   local task = table.remove(self.to_score, 1)
   if task then self:start(task.job, task.p) end
   local _, drawn = self.g:step(1)
   if drawn > 0 and self.watched > 0 then self:watch() end
   self:collect()
   return drawn
+end
+
+---One token for every answer that runs, or for some where many do. Text goes out to the jobs. Where that
+---fails (no memory, weights that give NaN) all jobs are given up, and the next ones begin anew.
+---@return integer tokens drawn
+---@return string? problem
+---@return any[]? owners of the jobs given up
+function Engine:step()
+  local ok, drawn = pcall(self.advance, self)
+  if ok then return drawn end
+  base.check_interrupt()
+  local owners = {}
+  for owner in pairs(self.jobs) do owners[#owners + 1] = owner end
+  self:begin()
+  return 0, tostring(drawn), owners
 end
 
 function Engine:close() self.g:close() end

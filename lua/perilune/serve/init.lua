@@ -179,6 +179,14 @@ end
 
 ---- the loop
 
+function Server:step()
+  local drawn, problem, owners = self.engine:step()
+  self.tokens = self.tokens + drawn
+  if not problem then return end
+  progress.say("perilune serve: " .. problem)
+  for _, id in ipairs(owners) do self:fail(id, { status = 500, code = "internal_error", message = problem }) end
+end
+
 ---One turn: new requests, clients that left, one token for every answer that runs.
 ---@param wait number # seconds to wait for a request while nothing runs
 function Server:turn(wait)
@@ -191,7 +199,7 @@ function Server:turn(wait)
   end
   if request then self:serve_one(request) end
   for _, id in ipairs(self.srv:gone()) do self.engine:cancel(id) end
-  if self.engine:active() > 0 then self.tokens = self.tokens + self.engine:step() end
+  if self.engine:active() > 0 then self:step() end
   for _, id in ipairs(self.lost) do self.engine:cancel(id) end
 end
 
