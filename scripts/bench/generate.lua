@@ -44,7 +44,7 @@ function M.generate(w, seconds)
   local model = shapes.model(w.shape, w.zeros)
   local blocks, head = shapes.weights(w.shape)
   local new = w.new or NEW
-  local probe = w.batch == 1 and "dram" or w.dtype == "f32" and "f32" or "bf16"
+  local probe = w.batch == 1 and "dram" or w.dtype
   -- the prompts alone are timed too, and their time taken off
   local r = rounds(seconds, probe, function()
     return run(model, w, PROMPT, 1 + new) - run(model, w, PROMPT, 1)
@@ -61,7 +61,7 @@ function M.prefill(w, seconds)
   w.batch = 1
   local model = shapes.model(w.shape)
   local blocks, head = shapes.weights(w.shape)
-  local probe = w.dtype == "f32" and "f32" or "bf16"
+  local probe = w.dtype
   local r = rounds(seconds, probe, function() return run(model, w, w.length, 1) end)
   local out = measure.figures(r, { amount = w.length, unit = "tokens/s", probe = probe,
     work = 2 * (blocks * w.length + head) + shapes.attention(w.shape, w.length * w.length / 2) })

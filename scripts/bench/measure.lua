@@ -25,17 +25,20 @@ local function rate(f, amount)
   return work / seconds * 1e-9
 end
 
--- By name: what the machine can do at most right now. nil: this build has no such probe.
+-- Without the instruction all is computed in f32.
+local function native(probe)
+  local best = rate(probe, 4000000)
+  return best > 0 and best or rate(base.fma_probe, 4000000)
+end
+
+-- By name: what the machine can do at most right now.
 M.probes = {
   f32 = function() return rate(base.fma_probe, 4000000) end,
-  bf16 = function()
-    if not base.bf16_probe then return nil end
-    local best = rate(base.bf16_probe, 4000000)
-    return best > 0 and best or M.probes.f32() -- without the instruction bf16 is computed in f32
-  end,
-  dram = function() return base.read_probe and base.read_probe(256 << 20) * 1e-9 end,
+  bf16 = function() return native(base.bf16_probe) end,
+  int8 = function() return native(base.int8_probe) end,
+  dram = function() return base.read_probe(256 << 20) * 1e-9 end,
 }
-M.units = { f32 = "GFLOP/s", bf16 = "GFLOP/s", dram = "GB/s" }
+M.units = { f32 = "GFLOP/s", bf16 = "GFLOP/s", int8 = "GOP/s", dram = "GB/s" }
 
 ---Runs probe and step in turn until the time is over, after `warm` steps that do not count.
 ---@param seconds number

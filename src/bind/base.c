@@ -626,6 +626,14 @@ static int bf16_probe(lua_State *L) {
   return 1;
 }
 
+/* int8_probe(rounds) -> the same for products of bytes. */
+static int int8_probe(lua_State *L) {
+  lua_Integer n = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
+  lua_pushnumber(L, pl_int8_probe(n));
+  return 1;
+}
+
 /* isa() -> title of the kernels in use, their key, list of the keys this processor has */
 static int isa(lua_State *L) {
   lua_pushstring(L, pl_isa_title(pl_isa_used()));
@@ -734,6 +742,7 @@ static const luaL_Reg functions[] = {
     {"cpu_name", cpu_name},
     {"fma_probe", fma_probe},
     {"bf16_probe", bf16_probe},
+    {"int8_probe", int8_probe},
     {"read_probe", read_probe},
     {"isa", isa},
     {"interrupted", interrupted},

@@ -121,6 +121,8 @@ PL_DECLARE_ACT_KERNELS(float, pl_bf16, bf16)
 double pl_fma_probe(int64_t rounds);
 /* The same for products of bf16; 0 where the kernels in use have no instruction for them. */
 double pl_bf16_probe(int64_t rounds);
+/* The same for products of bytes, summed in 32 bits. */
+double pl_int8_probe(int64_t rounds);
 /* Reads the bytes (64-byte aligned memory) once, all threads together. */
 void pl_read_probe(int64_t bytes, const void *memory);
 

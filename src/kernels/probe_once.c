@@ -45,37 +45,58 @@ PROBE(avx512, 64, PL_TARGET_AVX512)
 #endif
 
 #ifdef __x86_64__
-PL_TARGET_AVX512BF16 static void probe_bf16(void *arg, int64_t block) {
-  probe *p = arg;
-  __m512 a[CHAINS];
-  __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f40); /* 0.75 */
-  for (int i = 0; i < CHAINS; i++) {
-    a[i] = _mm512_set1_ps((float)i);
+/* The same for an instruction that multiplies pairs or fours: its register of sums, 16 bits of
+ * what it multiplies, a step of chain i, and how to read a sum. */
+#define NATIVE_PROBE(name, reg, ones, step, lane)                           \
+  PL_TARGET_AVX512BF16 static void probe_##name(void *arg, int64_t block) { \
+    probe *p = arg;                                                         \
+    reg a[CHAINS];                                                          \
+    __m512i x = _mm512_set1_epi16(ones);                                    \
+    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {             \
+      a[i] = (reg)_mm512_set1_epi32(i);                                     \
+    }                                                                       \
+    for (int64_t k = 0; k < p->rounds; k++) {                               \
+      _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {           \
+        step;                                                               \
+      }                                                                     \
+      __asm__ volatile("" : "+v"(x)); /* one round is one round */          \
+    }                                                                       \
+    _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) {             \
+      p->sink[block % 256] += (float)lane(a[i]);                            \
+    }                                                                       \
   }
-  for (int64_t k = 0; k < p->rounds; k++) {
-#pragma GCC unroll 12
-    for (int i = 0; i < CHAINS; i++) {
-      a[i] = _mm512_dpbf16_ps(a[i], x, x);
-    }
-    __asm__ volatile("" : "+v"(x)); /* one round is one round */
-  }
-  for (int i = 0; i < CHAINS; i++) {
-    p->sink[block % 256] += _mm512_cvtss_f32(a[i]);
-  }
-}
+
+NATIVE_PROBE(bf16, __m512, 0x3f40 /* 0.75 */, a[i] = _mm512_dpbf16_ps(a[i], (__m512bh)x, (__m512bh)x),
+             _mm512_cvtss_f32)
+/* as an intrinsic the compiler copies every sum to and fro */
+NATIVE_PROBE(int8, __m512i, 0x0101, __asm__("vpdpbusd %1, %1, %0" : "+v"(a[i]) : "v"(x)),
+             _mm512_cvtsi512_si32)
 #endif
+
+static double native_probe(int64_t rounds, pl_block_fn fn, int products) {
+  if (fn == NULL || pl_isa_used() != PL_ISA_AVX512BF16) {
+    return 0;
+  }
+  probe p = {.rounds = rounds};
+  const int blocks = pl_threads();
+  pl_parallel(blocks, fn, &p);
+  return 2.0 * CHAINS * products * (double)rounds * blocks;
+}
 
 double pl_bf16_probe(int64_t rounds) {
 #ifdef __x86_64__
-  if (pl_isa_used() == PL_ISA_AVX512BF16) {
-    probe p = {.rounds = rounds};
-    int blocks = pl_threads();
-    pl_parallel(blocks, probe_bf16, &p);
-    return 2.0 * CHAINS * 32 * (double)rounds * blocks;
-  }
+  return native_probe(rounds, probe_bf16, 32);
+#else
+  return native_probe(rounds, NULL, 0);
 #endif
-  (void)rounds;
-  return 0;
+}
+
+double pl_int8_probe(int64_t rounds) {
+#ifdef __x86_64__
+  return native_probe(rounds, probe_int8, 64);
+#else
+  return native_probe(rounds, NULL, 0);
+#endif
 }
 
 double pl_fma_probe(int64_t rounds) {
