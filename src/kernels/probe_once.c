@@ -66,8 +66,8 @@ PROBE(avx512, 64, PL_TARGET_AVX512)
     }                                                                       \
   }
 
-NATIVE_PROBE(bf16, __m512, 0x3f40 /* 0.75 */, a[i] = _mm512_dpbf16_ps(a[i], (__m512bh)x, (__m512bh)x),
-             _mm512_cvtss_f32)
+NATIVE_PROBE(bf16, __m512, 0x3f40 /* 0.75 */,
+             a[i] = _mm512_dpbf16_ps(a[i], (__m512bh)x, (__m512bh)x), _mm512_cvtss_f32)
 /* as an intrinsic the compiler copies every sum to and fro */
 NATIVE_PROBE(int8, __m512i, 0x0101, __asm__("vpdpbusd %1, %1, %0" : "+v"(a[i]) : "v"(x)),
              _mm512_cvtsi512_si32)
