@@ -557,10 +557,10 @@ int pl_open_lm(lua_State *L) {
   const luaL_Reg generator_meta[] = {{"__gc", generator_close}, {"__close", generator_close},
                                      {NULL, NULL}};
   const luaL_Reg generator_methods[] = {
-      {"add", generator_add},   {"step", generator_step}, {"take", generator_take},
-      {"drew", generator_drew}, {"look", generator_look}, {"stop", generator_stop}, {"close", generator_close},
-      {"last", generator_last}, {"cancel", generator_cancel}, {"score", generator_score},
-      {NULL, NULL}};
+      {"add", generator_add},       {"step", generator_step}, {"take", generator_take},
+      {"drew", generator_drew},     {"look", generator_look}, {"last", generator_last},
+      {"stop", generator_stop},     {"close", generator_close},
+      {"cancel", generator_cancel}, {"score", generator_score}, {NULL, NULL}};
   const luaL_Reg functions[] = {
       {"weights", lm_weights},     {"decoder", lm_decoder},   {"generator", lm_generator},
       {"group_sum", lm_group_sum}, {"place", lm_place},       {"init_normal", lm_init_normal},
