@@ -13,21 +13,11 @@
 #include "kernels/half.h"
 #include "kernels/isa.h"
 #include "kernels/vmath.h"
+#include "lm/v16.h"
 
-enum { LANES_16 = 16, TILE = 4 /* queries in a tile of registers */ };
+enum { TILE = 4 /* queries in a tile of registers */ };
 
-typedef float v16 __attribute__((vector_size(64)));
 typedef uint32_t u16v __attribute__((vector_size(64)));
-
-PL_INLINE v16 load16(const float *p) {
-  v16 v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-PL_INLINE void store16(float *p, v16 v) {
-  memcpy(p, &v, sizeof v);
-}
 
 /* ---- the cache ---- */
 

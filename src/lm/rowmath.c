@@ -8,16 +8,7 @@
 
 #include "kernels/isa.h"
 #include "kernels/vmath.h"
-
-enum { LANES_16 = 16 };
-
-typedef float v16 __attribute__((vector_size(64)));
-
-PL_INLINE v16 load16(const float *p) {
-  v16 v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
+#include "lm/v16.h"
 
 PL_VARIANTS(void, norm_one, (int64_t C, const float *x, const float *w, double eps, float *y),
             (C, x, w, eps, y)) {

@@ -10,11 +10,11 @@
 
 #include "kernels/kernels.h"
 #include "kernels/vmath.h"
+#include "lm/v16.h"
 
-enum { CHUNK = PL_CHUNK, LANES = 16, FEW = 64 /* are sorted rather than halved again */ };
+enum { CHUNK = PL_CHUNK, FEW = 64 /* are sorted rather than halved again */ };
 #define E_ZERO 100 /* nats below the likeliest, where e is as good as nothing */
 
-typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16v __attribute__((vector_size(64)));
 
 typedef struct room { /* the scratch, cut up */
@@ -53,29 +53,29 @@ static room cut_up(int64_t V, const pl_chunk *chunks, void *scratch) {
 
 /* The sum of exp((x - most) * inv_t) over a chunk. */
 PL_INLINE float chunk_sum(const float *x, float most, float inv_t) {
-  float lane[LANES] = {0};
-  for (int i = 0; i < CHUNK; i += LANES) {
-    for (int l = 0; l < LANES; l++) {
+  float lane[LANES_16] = {0};
+  for (int i = 0; i < CHUNK; i += LANES_16) {
+    for (int l = 0; l < LANES_16; l++) {
       lane[l] += k_exp_below((x[i + l] - most) * inv_t);
     }
   }
   float s = 0;
-  for (int l = 0; l < LANES; l++) {
+  for (int l = 0; l < LANES_16; l++) {
     s += lane[l];
   }
   return s;
 }
 
 PL_VARIANTS(pl_chunk, chunk_of, (const float *x, float inv_t), (x, inv_t)) {
-  float lane[LANES];
+  float lane[LANES_16];
   memcpy(lane, x, sizeof lane);
-  for (int i = LANES; i < CHUNK; i += LANES) {
-    for (int l = 0; l < LANES; l++) {
+  for (int i = LANES_16; i < CHUNK; i += LANES_16) {
+    for (int l = 0; l < LANES_16; l++) {
       lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
     }
   }
   pl_chunk c = {.most = lane[0]};
-  for (int l = 1; l < LANES; l++) {
+  for (int l = 1; l < LANES_16; l++) {
     c.most = lane[l] > c.most ? lane[l] : c.most;
   }
   if (c.most == -INFINITY) { /* all are and count nothing, or a NaN is among them */
@@ -146,10 +146,10 @@ static void exps(int64_t n, const float *x, float m, float inv_t, float *e) {
 }
 
 static double sum_of(int64_t n, const float *x) {
-  float lane[LANES] = {0};
-  const int64_t whole = n - n % LANES;
-  for (int64_t i = 0; i < whole; i += LANES) {
-    for (int l = 0; l < LANES; l++) {
+  float lane[LANES_16] = {0};
+  const int64_t whole = n - n % LANES_16;
+  for (int64_t i = 0; i < whole; i += LANES_16) {
+    for (int l = 0; l < LANES_16; l++) {
       lane[l] += x[i + l];
     }
   }
@@ -157,7 +157,7 @@ static double sum_of(int64_t n, const float *x) {
   for (int64_t i = whole; i < n; i++) {
     s += x[i];
   }
-  for (int l = 0; l < LANES; l++) {
+  for (int l = 0; l < LANES_16; l++) {
     s += lane[l];
   }
   return s;
@@ -230,7 +230,7 @@ PL_VARIANTS(tally, from_on, (int64_t n, const float *logit, const float *e, floa
     v16 mass = {0};
     i16v count = {0};
     int64_t j = i;
-    for (; j + LANES <= end; j += LANES) {
+    for (; j + LANES_16 <= end; j += LANES_16) {
       v16 l;
       i16v m;
       memcpy(&l, logit + j, sizeof l);
@@ -243,7 +243,7 @@ PL_VARIANTS(tally, from_on, (int64_t n, const float *logit, const float *e, floa
       mass[l] += logit[j] >= x ? e[j] : 0;
       count[l] += logit[j] >= x;
     }
-    for (int l = 0; l < LANES; l++) {
+    for (int l = 0; l < LANES_16; l++) {
       t.mass += mass[l];
       t.count += count[l];
     }
