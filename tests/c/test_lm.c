@@ -535,6 +535,14 @@ TEST(lm_generation_refuses_and_survives) {
   CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_EINTR);
   pl_interrupt_clear();
   pl_generator_free(ctx(), g); /* with samples running and waiting */
+  /* a step that failed half way leaves nothing to go on from */
+  REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
+  CHECK(pl_generator_add(ctx(), g, &r) == PL_OK);
+  ctx()->mem.fail_at = 3;
+  CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_ENOMEM);
+  ctx()->mem.fail_at = 0;
+  CHECK(pl_generator_step(ctx(), g, &active, NULL) == PL_EINVAL);
+  pl_generator_free(ctx(), g);
   /* every allocation fails once; the harness counts what is left behind */
   pl_status st = PL_ENOMEM;
   for (int64_t n = 1; st == PL_ENOMEM && n < 5000; n += n < 80 ? 1 : 37) {
