@@ -68,14 +68,32 @@ static int quota(void) {
   return n;
 }
 
+static const char *wanted(void) {
+  const char *text = getenv("PL_THREADS");
+  return text && *text ? text : NULL;
+}
+
+/* 0: no number of threads */
+static int count_of(const char *text) {
+  char *end;
+  const long n = strtol(text, &end, 10);
+  return *end == 0 && n >= 1 && n <= THREADS_MAX ? (int)n : 0;
+}
+
+const char *pl_threads_complaint(char out[160]) {
+  const char *text = wanted();
+  if (!text || count_of(text) > 0) {
+    return NULL;
+  }
+  snprintf(out, 160, "PL_THREADS is \"%.40s\", wanted a number of threads from 1 to %d", text,
+           THREADS_MAX);
+  return out;
+}
+
 static int default_threads(void) {
-  const char *env = getenv("PL_THREADS");
-  if (env && *env) {
-    char *end;
-    long n = strtol(env, &end, 10);
-    if (*end == 0 && n >= 1) {
-      return n > THREADS_MAX ? THREADS_MAX : (int)n;
-    }
+  const char *text = wanted();
+  if (text && count_of(text) > 0) {
+    return count_of(text);
   }
   cpu_set_t set;
   int n = 0;

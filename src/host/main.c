@@ -1,6 +1,7 @@
 /* The program: reads the arguments, opens Lua and hands over to a script, the
  * session or perilune.cli. It must not know what any command does. */
 #define _GNU_SOURCE
+#include "base/par.h"
 #include "host/host.h"
 #include "kernels/isa.h"
 
@@ -383,7 +384,8 @@ static void shorten_waits(char **argv) {
 int main(int argc, char **argv) {
   shorten_waits(argv);
   char text[160];
-  if (pl_isa_complaint(text) != NULL) { /* other kernels than asked for would give other bits */
+  /* other kernels than asked for would give other bits; a mistyped number would go unnoticed */
+  if (pl_isa_complaint(text) != NULL || pl_threads_complaint(text) != NULL) {
     fprintf(stderr, "perilune: %s\n", text);
     return 1;
   }
