@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "base/par.h"
 
+#include "base/cgroup.h"
 #include "base/clock.h"
 
 #include <omp.h>
@@ -52,22 +53,6 @@ static bool first_of_core(int cpu, const cpu_set_t *set) {
   return first;
 }
 
-/* CPUs' worth of time that a container may use (cgroup v2), or a large number. */
-static int quota(void) {
-  FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-  long long max;
-  long long period;
-  int n = THREADS_MAX;
-  if (!f) {
-    return n;
-  }
-  if (fscanf(f, "%lld %lld", &max, &period) == 2 && max > 0 && period > 0) {
-    n = (int)((max + period - 1) / period);
-  }
-  fclose(f);
-  return n;
-}
-
 static const char *wanted(void) {
   const char *text = getenv("PL_THREADS");
   return text && *text ? text : NULL;
@@ -104,8 +89,8 @@ static int default_threads(void) {
       }
     }
   }
-  int most = quota();
-  n = n < most ? n : most;
+  const int most = pl_cgroup_cpus(PL_CGROUP_ROOT, PL_CGROUP_SELF);
+  n = most > 0 && most < n ? most : n;
   n = n < THREADS_MAX ? n : THREADS_MAX;
   return n < 1 ? 1 : n;
 }
