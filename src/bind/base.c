@@ -563,7 +563,9 @@ static int memory(lua_State *L) {
 static int memory_limit(lua_State *L) {
   lua_Integer n = luaL_checkinteger(L, 1);
   luaL_argcheck(L, n >= 0, 1, "bytes must be 0 (no limit) or more");
-  pl_lua_ctx(L)->mem.limit = n;
+  pl_mem *m = &pl_lua_ctx(L)->mem;
+  m->limit = n;
+  m->limit_by = PL_LIMIT_CALLER;
   return 0;
 }
 

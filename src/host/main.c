@@ -1,6 +1,8 @@
 /* The program: reads the arguments, opens Lua and hands over to a script, the
  * session or perilune.cli. It must not know what any command does. */
 #define _GNU_SOURCE
+#include "base/cgroup.h"
+#include "base/mem.h"
 #include "base/par.h"
 #include "host/host.h"
 #include "kernels/isa.h"
@@ -392,8 +394,11 @@ int main(int argc, char **argv) {
   signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes fails the write, it does not end us */
   pl_lua state = {.seed = 0};
   pl_lua *p = &state;
-  if (pl_ctx_init(&p->ctx) != PL_OK) {
+  if (pl_ctx_init(&p->ctx) != PL_OK ||
+      pl_mem_start_limit(&p->ctx, getenv("PL_MEMORY"),
+                         pl_cgroup_memory(PL_CGROUP_ROOT, PL_CGROUP_SELF)) != PL_OK) {
     fprintf(stderr, "perilune: %s\n", p->ctx.err);
+    pl_ctx_close(&p->ctx);
     return 1;
   }
   lua_State *L = luaL_newstate();

@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include "base/cgroup.h"
+#include "base/mem_cache.h"
 
 typedef struct place {
   char root[256], self[300];
@@ -104,4 +105,81 @@ TEST(nonsense_limits_nothing) {
   CHECK_INT(cpus(&p), 0);
   put(&p, "a/memory.max", "");
   CHECK_INT(memory(&p), 0);
+}
+
+static void refused_over(const char *text) {
+  CHECK(!pl_alloc(ctx(), (size_t)ctx()->mem.limit + 1));
+  CHECK_HAS(ctx()->err, "out of memory: ");
+  CHECK_HAS(ctx()->err, text);
+}
+
+TEST(the_limit_on_memory_comes_from_the_group_or_the_setting) {
+  pl_ctx *c = ctx();
+  CHECK_OK(pl_mem_start_limit(c, NULL, 0));
+  CHECK_INT(c->mem.limit, 0);
+  CHECK_OK(pl_mem_start_limit(c, "", 1000));
+  CHECK_INT(c->mem.limit, 950);
+  refused_over("over 950 bytes, which is what this container or control group allows less 5 %; "
+               "use a smaller batch, allow it more memory or set PL_MEMORY");
+  CHECK_OK(pl_mem_start_limit(c, "2000", 1000));
+  CHECK_INT(c->mem.limit, 2000);
+  refused_over("over the limit of 2.0 KiB that PL_MEMORY sets; use a smaller batch or raise it");
+  c->mem.limit_by = PL_LIMIT_CALLER;
+  refused_over("over the limit of 2.0 KiB; use a smaller batch or raise the limit");
+  CHECK_OK(pl_mem_start_limit(c, "0", 1000));
+  CHECK_INT(c->mem.limit, 0);
+}
+
+TEST(a_setting_of_memory_is_a_size_or_an_error) {
+  static const struct {
+    const char *text;
+    int64_t bytes; /* -1: refused */
+  } cases[] = {{"1", 1},
+               {"3K", 3 << 10},
+               {"3k", 3 << 10},
+               {"512M", 512 << 20},
+               {"8G", (int64_t)8 << 30},
+               {"2T", (int64_t)2 << 40},
+               {"9223372036854775807", INT64_MAX},
+               {"9223372036854775808", -1},
+               {"8388608T", -1},
+               {"abc", -1},
+               {"-1", -1},
+               {" 1", -1},
+               {"1 G", -1},
+               {"1GB", -1},
+               {"1.5G", -1},
+               {"G", -1}};
+  pl_ctx *c = ctx();
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    c->mem.limit = -1;
+    pl_status st = pl_mem_start_limit(c, cases[i].text, 0);
+    CHECK_INT(c->mem.limit, cases[i].bytes);
+    CHECK_INT(st, cases[i].bytes < 0 ? PL_EINVAL : PL_OK);
+    if (st != PL_OK) {
+      CHECK_HAS(c->err, "PL_MEMORY is \"");
+      CHECK_HAS(c->err, cases[i].text);
+    }
+  }
+  c->mem.limit = 0;
+}
+
+/* Memory that is kept counts for the group as much as memory in use. */
+TEST(what_is_kept_and_what_is_in_use_stay_below_the_limit) {
+  enum { SMALL = 200 };
+  const int64_t page = 2 << 20; /* of the arena */
+  pl_ctx *c = ctx();
+  void *p[SMALL];
+  c->mem.limit = (int64_t)48 << 20;
+  for (int i = 0; i < SMALL; i++) {
+    p[i] = pl_alloc(c, 100000);
+    REQUIRE(p[i]);
+  }
+  for (int i = 0; i < SMALL; i++) {
+    pl_free(c, p[i]);
+  }
+  p[0] = pl_alloc(c, (size_t)40 << 20);
+  REQUIRE(p[0]);
+  CHECK(c->mem.live + pl_block_cache_bytes(c) <= c->mem.limit + page);
+  pl_free(c, p[0]);
 }

@@ -66,6 +66,10 @@ for bad in abc 0 -1 2x 257 99999999999999999999; do
   expect "PL_THREADS=$bad is refused" 1 '' "^perilune: PL_THREADS is .$bad., wanted a number of threads from 1 to 256 $" \
     env "PL_THREADS=$bad" "$bin" -e 'print(1)'
 done
+expect "PL_MEMORY" 1 '' 'out of memory: 4\.0 MiB wanted.* limit of 3\.0 MiB that PL_MEMORY sets; use a smaller batch or raise it' \
+  env PL_MEMORY=3M "$bin" -e 'print(pl.zeros(1 << 20))'
+expect "PL_MEMORY of no size" 1 '' '^perilune: PL_MEMORY is "lots", wanted bytes, or a number with K, M, G or T such as 8G' \
+  env PL_MEMORY=lots "$bin" -e 'print(1)'
 expect "os.exit" 7 '' '' "$bin" -e 'os.exit(7)'
 
 if [ "$(echo 'print(1 + 1, ...)' | "$bin")" = "2" ]; then
