@@ -265,8 +265,8 @@ pl_status pl_mem_start_limit(pl_ctx *c, const char *setting, int64_t group) {
     const int64_t bytes = size_of(setting);
     if (bytes < 0) {
       return pl_fail(c, PL_EINVAL,
-                     "PL_MEMORY is \"%.40s\", wanted bytes, or a number with K, M, G or T such as 8G "
-                     "(0: no limit)",
+                     "PL_MEMORY is \"%.40s\", wanted bytes, or a number with K, M, G or T such as "
+                     "8G (0: no limit)",
                      setting);
     }
     m->limit = bytes;

@@ -75,11 +75,7 @@ const char *pl_threads_complaint(char out[160]) {
   return out;
 }
 
-static int default_threads(void) {
-  const char *text = wanted();
-  if (text && count_of(text) > 0) {
-    return count_of(text);
-  }
+int pl_cores(void) {
   cpu_set_t set;
   int n = 0;
   if (sched_getaffinity(0, sizeof set, &set) == 0) {
@@ -89,10 +85,18 @@ static int default_threads(void) {
       }
     }
   }
+  return n < 1 ? 1 : n;
+}
+
+static int default_threads(void) {
+  const char *text = wanted();
+  if (text && count_of(text) > 0) {
+    return count_of(text);
+  }
+  int n = pl_cores();
   const int most = pl_cgroup_cpus(PL_CGROUP_ROOT, PL_CGROUP_SELF);
   n = most > 0 && most < n ? most : n;
-  n = n < THREADS_MAX ? n : THREADS_MAX;
-  return n < 1 ? 1 : n;
+  return n < THREADS_MAX ? n : THREADS_MAX;
 }
 
 int pl_threads(void) {

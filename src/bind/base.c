@@ -2,6 +2,7 @@
  * random numbers for Lua. Expected failure (a file, malformed text) is nil,
  * message; misuse raises. It must not hold more than the conversion. */
 #define _GNU_SOURCE
+#include "base/cgroup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -559,14 +560,20 @@ static int memory(lua_State *L) {
   return 1;
 }
 
-/* memory_limit(bytes): allocations beyond it fail with an error; 0 = none. */
+/* memory_limit([bytes]) -> the limit, who set it: allocations beyond it fail with an error;
+ * 0 = none. */
 static int memory_limit(lua_State *L) {
-  lua_Integer n = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, n >= 0, 1, "bytes must be 0 (no limit) or more");
+  static const char *const by[] = {"caller", "PL_MEMORY", "group"};
   pl_mem *m = &pl_lua_ctx(L)->mem;
-  m->limit = n;
-  m->limit_by = PL_LIMIT_CALLER;
-  return 0;
+  if (!lua_isnoneornil(L, 1)) {
+    lua_Integer n = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 0, 1, "bytes must be 0 (no limit) or more");
+    m->limit = n;
+    m->limit_by = PL_LIMIT_CALLER;
+  }
+  lua_pushinteger(L, m->limit);
+  lua_pushstring(L, by[m->limit_by]);
+  return 2;
 }
 
 /* fail_at(n): the n-th allocation from now fails; for tests. */
@@ -583,6 +590,18 @@ static int threads(lua_State *L) {
   }
   lua_pushinteger(L, pl_threads());
   return 1;
+}
+
+/* cores() -> how many this process may use, and for how many it has time, nil: no quota */
+static int cores(lua_State *L) {
+  const int quota = pl_cgroup_cpus(PL_CGROUP_ROOT, PL_CGROUP_SELF);
+  lua_pushinteger(L, pl_cores());
+  if (quota > 0) {
+    lua_pushinteger(L, quota);
+  } else {
+    lua_pushnil(L);
+  }
+  return 2;
 }
 
 static int cpu_name(lua_State *L) {
@@ -733,6 +752,7 @@ static const luaL_Reg functions[] = {
     {"memory_limit", memory_limit},
     {"fail_at", fail_at},
     {"threads", threads},
+    {"cores", cores},
     {"cpu_name", cpu_name},
     {"fma_probe", fma_probe},
     {"bf16_probe", bf16_probe},
