@@ -37,3 +37,12 @@ if "$bin" scripts/bench.lua no-such-thing >"$tmp/out" 2>&1; then status=0; else 
 check "a word that names nothing is refused" test "$status" -eq 1
 PERILUNE_BENCH_VENV=$tmp "$bin" scripts/bench-peers.lua rounds=1 seconds=0.1 sft-tiny-f32 >"$tmp/peers" 2>&1
 check "peers that are not there are named" grep -q 'torch is not installed' "$tmp/peers"
+
+touch "$tmp/15m-q8_0.gguf" "$tmp/15m-bf16.gguf"
+cat >"$tmp/threads.lua" <<'LUA'
+local list, n = require("scripts.bench.peers").of { peer = "gen", shape = "15m", dtype = "bf16", batch = 8 }, {}
+for i, peer in ipairs(list) do n[i] = peer.command({ peer = "gen", batch = 8 }, 1):match "OMP_NUM_THREADS=(%d+)" end
+print(table.concat(n, " "))
+LUA
+PERILUNE_BENCH_VENV=$tmp PL_THREADS=6 "$bin" "$tmp/threads.lua" >"$tmp/threads" 2>&1
+check "peers get as many threads as we take, shared by their processes" grep -qx '6 6 6 3' "$tmp/threads"
