@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benchmark's own machinery: a workload in a process of its own, JSON, tables, refusals.
-# Speeds are not looked at.
+# Speeds are not looked at. And what the script of `make train-parity` refuses.
 set -u
 bin=${PL_BIN:-./perilune}
 tmp=$(mktemp -d) || exit 2
@@ -46,3 +46,13 @@ print(table.concat(n, " "))
 LUA
 PERILUNE_BENCH_VENV=$tmp PL_THREADS=6 "$bin" "$tmp/threads.lua" >"$tmp/threads" 2>&1
 check "peers get as many threads as we take, shared by their processes" grep -qx '6 6 6 3' "$tmp/threads"
+
+refused() { # WORDS ERROR
+  # shellcheck disable=SC2086
+  if "$bin" scripts/train-parity.lua $1 >"$tmp/refusal" 2>&1; then return 1; fi
+  cat "$tmp/refusal"
+  grep -Fq "$2" "$tmp/refusal"
+}
+check "train-parity: a family that is none is refused" refused '1 1 gtp2' 'unknown family "gtp2" (did you mean "gpt2"?)'
+check "train-parity: steps that are no number are refused" refused 'many' 'STEPS is "many", wanted a whole number'
+check "train-parity: so are seeds" refused '10 0' 'SEEDS is "0", wanted a whole number'
