@@ -371,13 +371,6 @@ static int sha256_hex(lua_State *L) {
   return 1;
 }
 
-static int crc32c(lua_State *L) {
-  size_t n;
-  const char *s = luaL_checklstring(L, 1, &n);
-  lua_pushinteger(L, pl_crc32c((uint32_t)luaL_optinteger(L, 2, 0), s, n));
-  return 1;
-}
-
 /* ---- files ---- */
 
 static int read_file(lua_State *L) {
@@ -661,11 +654,6 @@ static int isa(lua_State *L) {
   return 3;
 }
 
-static int interrupted(lua_State *L) {
-  lua_pushboolean(L, pl_interrupt_pending());
-  return 1;
-}
-
 /* Raises when Ctrl-C is pending: for loops in Lua that catch errors. */
 static int check_interrupt(lua_State *L) {
   pl_lua_check(L, pl_check_interrupt(pl_lua_ctx(L)));
@@ -733,7 +721,6 @@ static const luaL_Reg functions[] = {
     {"sha256", sha256_once},
     {"sha256_new", sha256_new},
     {"hmac_sha256", hmac_sha256},
-    {"crc32c", crc32c},
     {"read_file", read_file},
     {"write_file", write_file},
     {"writer", writer_open},
@@ -758,7 +745,6 @@ static const luaL_Reg functions[] = {
     {"bf16_probe", bf16_probe},
     {"read_probe", read_probe},
     {"isa", isa},
-    {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},
     {"finally", pl_lua_finally},
     {"isatty", isatty_},
