@@ -4,11 +4,21 @@
 -- mean is above that or the two means are apart. Needs the text (under PL_SHARED, or ../shared);
 -- it takes minutes. The network is a Llama; with "gpt2" it is a GPT-2, which ends a little higher.
 --
---   perilune scripts/train-parity.lua [STEPS [SEEDS [gpt2]]]
+--   perilune scripts/train-parity.lua [STEPS [SEEDS [llama|gpt2]]]
 local core = require("perilune.core").base
+local options = require "perilune.options"
 local pl = require "perilune"
 
-local STEPS, SEEDS, FAMILY = tonumber(arg[1] or 2000), tonumber(arg[2] or 3), arg[3] or "llama"
+-- The i-th argument, a count of at least 1.
+local function count(i, name, default)
+  if arg[i] == nil then return default end
+  local n = math.tointeger(tonumber(arg[i]))
+  if not n or n < 1 then error(('%s is "%s", wanted a whole number of at least 1, such as %d'):format(name, arg[i], default), 0) end
+  return n
+end
+
+local STEPS, SEEDS, FAMILY = count(1, "STEPS", 2000), count(2, "SEEDS", 3), arg[3] or "llama"
+if FAMILY ~= "llama" and FAMILY ~= "gpt2" then error(options.unknown("family", FAMILY, { "llama", "gpt2" }), 0) end
 local CONTEXT, BATCH = 64, 12
 local MOST, APART = 1.88, 0.01
 local WINDOWS = 0x77696e646f7773 -- "windows": the stream that places are drawn from

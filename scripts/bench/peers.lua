@@ -7,8 +7,9 @@ local child = require "scripts.bench.child"
 
 local M = {}
 
-local USUAL = "OMP_NUM_THREADS=2"
-local TUNED = "OMP_NUM_THREADS=2 GOMP_SPINCOUNT=2000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+local THREADS = base.threads() -- as many as ours takes
+local USUAL = "OMP_NUM_THREADS=" .. THREADS
+local TUNED = USUAL .. " GOMP_SPINCOUNT=2000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
   .. ":glibc.malloc.trim_threshold=30000000000:glibc.malloc.top_pad=268435456"
 
 local function venv()
@@ -50,8 +51,8 @@ local function llama(kind, processes)
   return {
     name = ("llama.cpp %s%s"):format(kind, processes > 1 and (", %d processes"):format(processes) or ""), module = "llama_cpp",
     command = function(w, seconds)
-      return python("OMP_NUM_THREADS=" .. 2 // processes, "llama_peer.py", w.peer, gguf(kind), w.batch or 1, w.length or 0,
-        seconds, processes)
+      return python("OMP_NUM_THREADS=" .. math.max(1, THREADS // processes), "llama_peer.py", w.peer, gguf(kind),
+        w.batch or 1, w.length or 0, seconds, processes)
     end,
   }
 end

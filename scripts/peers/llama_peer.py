@@ -4,10 +4,11 @@ is one JSON object.
     python llama_peer.py gen|prefill MODEL.gguf BATCH LENGTH SECONDS [PROCESSES]
 
 gen: BATCH sequences get prompts of 32 tokens, then 128 tokens each; tokens are not drawn, which is
-in the peer's favour. With 2 PROCESSES each has half of the sequences and of the threads, and
-begins each round with the other; the rates are added."""
+in the peer's favour. Each of the PROCESSES has its share of the sequences and OMP_NUM_THREADS
+threads, and begins each round with the others; the rates are added."""
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -88,8 +89,9 @@ def work(mode, path, batch, length, seconds, threads, together, results):
 def main():
     mode, path, batch, length, seconds = sys.argv[1:6]
     processes = int(sys.argv[6]) if len(sys.argv) > 6 else 1
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
     together, results = multiprocessing.Barrier(processes), multiprocessing.Queue()
-    each = (mode, path, int(batch) // processes, int(length), float(seconds), max(1, 2 // processes), together, results)
+    each = (mode, path, int(batch) // processes, int(length), float(seconds), threads, together, results)
     children = [multiprocessing.Process(target=work, args=each) for _ in range(processes)]
     for child in children:
         child.start()

@@ -117,7 +117,7 @@ def prefill(model, batch, length, cast, flags):
 def main():
     mode, shape, batch, length, dtype, seconds = sys.argv[1:7]
     flags = sys.argv[7:]
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     torch.manual_seed(0)
     model = Model(shape)
     if mode in ("gen", "prefill") and dtype == "bf16":

@@ -12,6 +12,7 @@
  * after free and every overflow is seen. */
 #include "base/mem.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,15 +221,18 @@ static void human(char out[32], double bytes) {
 }
 
 static void *no_memory(pl_ctx *c, size_t bytes, bool limited) {
-  char want[32], live[32], limit[32];
+  static const char *const advice[] = {
+      [PL_LIMIT_CALLER] = "the limit of %s; use a smaller batch or raise the limit",
+      [PL_LIMIT_SETTING] = "the limit of %s that PL_MEMORY sets; use a smaller batch or raise it",
+      [PL_LIMIT_GROUP] = "%s, which is what this container or control group allows less 5 %%; "
+                         "use a smaller batch, allow it more memory or set PL_MEMORY"};
+  char want[32], live[32], limit[32], over[192];
   human(want, (double)bytes);
   human(live, (double)c->mem.live);
   human(limit, (double)c->mem.limit);
   if (limited) {
-    pl_fail(c, PL_ENOMEM,
-            "out of memory: %s wanted with %s in use, over the limit of %s; "
-            "use a smaller batch or raise the limit",
-            want, live, limit);
+    snprintf(over, sizeof over, advice[c->mem.limit_by], limit);
+    pl_fail(c, PL_ENOMEM, "out of memory: %s wanted with %s in use, over %s", want, live, over);
   } else {
     pl_fail(c, PL_ENOMEM,
             "out of memory: %s wanted with %s in use; use a smaller batch or a shorter max_length",
@@ -237,11 +241,51 @@ static void *no_memory(pl_ctx *c, size_t bytes, bool limited) {
   return NULL;
 }
 
+/* A size in words: digits and K, M, G or T; -1: it is none. */
+static int64_t size_of(const char *text) {
+  static const char units[] = "KMGT";
+  char *end;
+  errno = 0;
+  const long long n = text[0] >= '0' && text[0] <= '9' ? strtoll(text, &end, 10) : -1;
+  if (n < 0 || errno != 0) {
+    return -1;
+  }
+  int shift = 0;
+  const char *unit = *end ? strchr(units, *end & ~0x20) : NULL; /* k is K */
+  if (unit) {
+    shift = 10 * (int)(unit - units + 1);
+    end++;
+  }
+  return *end || n > INT64_MAX >> shift ? -1 : n << shift;
+}
+
+pl_status pl_mem_start_limit(pl_ctx *c, const char *setting, int64_t group) {
+  pl_mem *m = &c->mem;
+  if (setting && *setting) {
+    const int64_t bytes = size_of(setting);
+    if (bytes < 0) {
+      return pl_fail(c, PL_EINVAL,
+                     "PL_MEMORY is \"%.40s\", wanted bytes, or a number with K, M, G or T such as "
+                     "8G (0: no limit)",
+                     setting);
+    }
+    m->limit = bytes;
+    m->limit_by = PL_LIMIT_SETTING;
+  } else if (group > 0) {
+    m->limit = group - group / 20; /* the rest is for the program itself, Lua and the libraries */
+    m->limit_by = PL_LIMIT_GROUP;
+  }
+  return PL_OK;
+}
+
 /* Gives back what was freed longest ago where more is kept than may be. */
 static void hold_bound(pl_mem *m) {
   int64_t most = m->peak + m->peak / 4;
   if (most < KEEP_MIN) {
     most = KEEP_MIN;
+  }
+  if (m->limit > 0 && most > m->limit) { /* what is kept is in use for whoever set it */
+    most = m->limit;
   }
   pl_block_cache *k = m->cache;
   while (k && m->live + k->bytes + pl_arena_kept(k->arena) > most) {

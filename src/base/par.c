@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "base/par.h"
 
+#include "base/cgroup.h"
 #include "base/clock.h"
 
 #include <omp.h>
@@ -52,31 +53,29 @@ static bool first_of_core(int cpu, const cpu_set_t *set) {
   return first;
 }
 
-/* CPUs' worth of time that a container may use (cgroup v2), or a large number. */
-static int quota(void) {
-  FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-  long long max;
-  long long period;
-  int n = THREADS_MAX;
-  if (!f) {
-    return n;
-  }
-  if (fscanf(f, "%lld %lld", &max, &period) == 2 && max > 0 && period > 0) {
-    n = (int)((max + period - 1) / period);
-  }
-  fclose(f);
-  return n;
+static const char *wanted(void) {
+  const char *text = getenv("PL_THREADS");
+  return text && *text ? text : NULL;
 }
 
-static int default_threads(void) {
-  const char *env = getenv("PL_THREADS");
-  if (env && *env) {
-    char *end;
-    long n = strtol(env, &end, 10);
-    if (*end == 0 && n >= 1) {
-      return n > THREADS_MAX ? THREADS_MAX : (int)n;
-    }
+/* 0: no number of threads */
+static int count_of(const char *text) {
+  char *end;
+  const long n = strtol(text, &end, 10);
+  return *end == 0 && n >= 1 && n <= THREADS_MAX ? (int)n : 0;
+}
+
+const char *pl_threads_complaint(char out[160]) {
+  const char *text = wanted();
+  if (!text || count_of(text) > 0) {
+    return NULL;
   }
+  snprintf(out, 160, "PL_THREADS is \"%.40s\", wanted a number of threads from 1 to %d", text,
+           THREADS_MAX);
+  return out;
+}
+
+int pl_cores(void) {
   cpu_set_t set;
   int n = 0;
   if (sched_getaffinity(0, sizeof set, &set) == 0) {
@@ -86,10 +85,18 @@ static int default_threads(void) {
       }
     }
   }
-  int most = quota();
-  n = n < most ? n : most;
-  n = n < THREADS_MAX ? n : THREADS_MAX;
   return n < 1 ? 1 : n;
+}
+
+static int default_threads(void) {
+  const char *text = wanted();
+  if (text && count_of(text) > 0) {
+    return count_of(text);
+  }
+  int n = pl_cores();
+  const int most = pl_cgroup_cpus(PL_CGROUP_ROOT, PL_CGROUP_SELF);
+  n = most > 0 && most < n ? most : n;
+  return n < THREADS_MAX ? n : THREADS_MAX;
 }
 
 int pl_threads(void) {

@@ -7,7 +7,13 @@
 
 typedef void (*pl_block_fn)(void *arg, int64_t block);
 void pl_parallel(int64_t nblocks, pl_block_fn fn, void *arg);
-int pl_threads(void);          /* in use */
+/* In use: PL_THREADS at the first call, else as many as this process may have. A value that is no
+ * number is passed over, see pl_threads_complaint. */
+int pl_threads(void);
+/* Cores that this process may use, whatever the quota and PL_THREADS say. */
+int pl_cores(void);
+/* What is wrong with PL_THREADS, in words (kept in out), or NULL: an error for who has a user. */
+const char *pl_threads_complaint(char out[160]);
 void pl_set_threads(int n);    /* clamped to 1..256 */
 int pl_thread_id(void);        /* 0 .. pl_threads()-1 inside a block */
 

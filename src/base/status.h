@@ -26,11 +26,19 @@ typedef enum pl_status {
 typedef struct pl_block_cache pl_block_cache; /* freed big blocks, kept warm: mem.c */
 typedef struct pl_profile pl_profile;         /* profile.h */
 
+/* Who set the limit on memory: what can be changed about it. */
+typedef enum pl_limit_by {
+  PL_LIMIT_CALLER,
+  PL_LIMIT_SETTING, /* PL_MEMORY */
+  PL_LIMIT_GROUP    /* the control group */
+} pl_limit_by;
+
 typedef struct pl_mem {
   int64_t live;      /* bytes handed out now */
   int64_t peak;      /* highest value of live */
   int64_t fresh;     /* large blocks that had to be asked of the system, ever */
   int64_t limit;     /* 0 = none; an allocation that would pass it fails */
+  pl_limit_by limit_by;
   int64_t fail_at;   /* tests: fail the n-th allocation from now; 0 = never */
   pl_block_cache *cache;
 } pl_mem;

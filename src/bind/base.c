@@ -2,6 +2,7 @@
  * random numbers for Lua. Expected failure (a file, malformed text) is nil,
  * message; misuse raises. It must not hold more than the conversion. */
 #define _GNU_SOURCE
+#include "base/cgroup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -370,13 +371,6 @@ static int sha256_hex(lua_State *L) {
   return 1;
 }
 
-static int crc32c(lua_State *L) {
-  size_t n;
-  const char *s = luaL_checklstring(L, 1, &n);
-  lua_pushinteger(L, pl_crc32c((uint32_t)luaL_optinteger(L, 2, 0), s, n));
-  return 1;
-}
-
 /* ---- files ---- */
 
 static int read_file(lua_State *L) {
@@ -559,12 +553,20 @@ static int memory(lua_State *L) {
   return 1;
 }
 
-/* memory_limit(bytes): allocations beyond it fail with an error; 0 = none. */
+/* memory_limit([bytes]) -> the limit, who set it: allocations beyond it fail with an error;
+ * 0 = none. */
 static int memory_limit(lua_State *L) {
-  lua_Integer n = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, n >= 0, 1, "bytes must be 0 (no limit) or more");
-  pl_lua_ctx(L)->mem.limit = n;
-  return 0;
+  static const char *const by[] = {"caller", "PL_MEMORY", "group"};
+  pl_mem *m = &pl_lua_ctx(L)->mem;
+  if (!lua_isnoneornil(L, 1)) {
+    lua_Integer n = luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 0, 1, "bytes must be 0 (no limit) or more");
+    m->limit = n;
+    m->limit_by = PL_LIMIT_CALLER;
+  }
+  lua_pushinteger(L, m->limit);
+  lua_pushstring(L, by[m->limit_by]);
+  return 2;
 }
 
 /* fail_at(n): the n-th allocation from now fails; for tests. */
@@ -581,6 +583,18 @@ static int threads(lua_State *L) {
   }
   lua_pushinteger(L, pl_threads());
   return 1;
+}
+
+/* cores() -> how many this process may use, and for how many it has time, nil: no quota */
+static int cores(lua_State *L) {
+  const int quota = pl_cgroup_cpus(PL_CGROUP_ROOT, PL_CGROUP_SELF);
+  lua_pushinteger(L, pl_cores());
+  if (quota > 0) {
+    lua_pushinteger(L, quota);
+  } else {
+    lua_pushnil(L);
+  }
+  return 2;
 }
 
 static int cpu_name(lua_State *L) {
@@ -646,11 +660,6 @@ static int isa(lua_State *L) {
     }
   }
   return 3;
-}
-
-static int interrupted(lua_State *L) {
-  lua_pushboolean(L, pl_interrupt_pending());
-  return 1;
 }
 
 /* Raises when Ctrl-C is pending: for loops in Lua that catch errors. */
@@ -720,7 +729,6 @@ static const luaL_Reg functions[] = {
     {"sha256", sha256_once},
     {"sha256_new", sha256_new},
     {"hmac_sha256", hmac_sha256},
-    {"crc32c", crc32c},
     {"read_file", read_file},
     {"write_file", write_file},
     {"writer", writer_open},
@@ -739,13 +747,13 @@ static const luaL_Reg functions[] = {
     {"memory_limit", memory_limit},
     {"fail_at", fail_at},
     {"threads", threads},
+    {"cores", cores},
     {"cpu_name", cpu_name},
     {"fma_probe", fma_probe},
     {"bf16_probe", bf16_probe},
     {"int8_probe", int8_probe},
     {"read_probe", read_probe},
     {"isa", isa},
-    {"interrupted", interrupted},
     {"check_interrupt", check_interrupt},
     {"finally", pl_lua_finally},
     {"isatty", isatty_},

@@ -1,6 +1,9 @@
 /* The program: reads the arguments, opens Lua and hands over to a script, the
  * session or perilune.cli. It must not know what any command does. */
 #define _GNU_SOURCE
+#include "base/cgroup.h"
+#include "base/mem.h"
+#include "base/par.h"
 #include "host/host.h"
 #include "kernels/isa.h"
 
@@ -383,15 +386,19 @@ static void shorten_waits(char **argv) {
 int main(int argc, char **argv) {
   shorten_waits(argv);
   char text[160];
-  if (pl_isa_complaint(text) != NULL) { /* other kernels than asked for would give other bits */
+  /* other kernels than asked for would give other bits; a mistyped number would go unnoticed */
+  if (pl_isa_complaint(text) != NULL || pl_threads_complaint(text) != NULL) {
     fprintf(stderr, "perilune: %s\n", text);
     return 1;
   }
   signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes fails the write, it does not end us */
   pl_lua state = {.seed = 0};
   pl_lua *p = &state;
-  if (pl_ctx_init(&p->ctx) != PL_OK) {
+  if (pl_ctx_init(&p->ctx) != PL_OK ||
+      pl_mem_start_limit(&p->ctx, getenv("PL_MEMORY"),
+                         pl_cgroup_memory(PL_CGROUP_ROOT, PL_CGROUP_SELF)) != PL_OK) {
     fprintf(stderr, "perilune: %s\n", p->ctx.err);
+    pl_ctx_close(&p->ctx);
     return 1;
   }
   lua_State *L = luaL_newstate();

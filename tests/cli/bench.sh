@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benchmark's own machinery: a workload in a process of its own, JSON, tables, refusals.
-# Speeds are not looked at.
+# Speeds are not looked at. And what the script of `make train-parity` refuses.
 set -u
 bin=${PL_BIN:-./perilune}
 tmp=$(mktemp -d) || exit 2
@@ -37,3 +37,22 @@ if "$bin" scripts/bench.lua no-such-thing >"$tmp/out" 2>&1; then status=0; else 
 check "a word that names nothing is refused" test "$status" -eq 1
 PERILUNE_BENCH_VENV=$tmp "$bin" scripts/bench-peers.lua rounds=1 seconds=0.1 sft-tiny-f32 >"$tmp/peers" 2>&1
 check "peers that are not there are named" grep -q 'torch is not installed' "$tmp/peers"
+
+touch "$tmp/15m-q8_0.gguf" "$tmp/15m-bf16.gguf"
+cat >"$tmp/threads.lua" <<'LUA'
+local list, n = require("scripts.bench.peers").of { peer = "gen", shape = "15m", dtype = "bf16", batch = 8 }, {}
+for i, peer in ipairs(list) do n[i] = peer.command({ peer = "gen", batch = 8 }, 1):match "OMP_NUM_THREADS=(%d+)" end
+print(table.concat(n, " "))
+LUA
+PERILUNE_BENCH_VENV=$tmp PL_THREADS=6 "$bin" "$tmp/threads.lua" >"$tmp/threads" 2>&1
+check "peers get as many threads as we take, shared by their processes" grep -qx '6 6 6 3' "$tmp/threads"
+
+refused() { # WORDS ERROR
+  # shellcheck disable=SC2086
+  if "$bin" scripts/train-parity.lua $1 >"$tmp/refusal" 2>&1; then return 1; fi
+  cat "$tmp/refusal"
+  grep -Fq "$2" "$tmp/refusal"
+}
+check "train-parity: a family that is none is refused" refused '1 1 gtp2' 'unknown family "gtp2" (did you mean "gpt2"?)'
+check "train-parity: steps that are no number are refused" refused 'many' 'STEPS is "many", wanted a whole number'
+check "train-parity: so are seeds" refused '10 0' 'SEEDS is "0", wanted a whole number'

@@ -61,6 +61,15 @@ expect "error shows the user's frames only" 1 '' \
 expect "error object with __tostring" 1 '' '^perilune: my own error $' "$bin" "$tmp/object.lua"
 expect "error object without" 1 '' 'error object is a table value' "$bin" "$tmp/table.lua"
 expect "-e without code" 2 '' '-e needs an argument' "$bin" -e
+expect "PL_THREADS" 0 '^3 $' '' env PL_THREADS=3 "$bin" -e 'print(pl.threads())'
+for bad in abc 0 -1 2x 257 99999999999999999999; do
+  expect "PL_THREADS=$bad is refused" 1 '' "^perilune: PL_THREADS is .$bad., wanted a number of threads from 1 to 256 $" \
+    env "PL_THREADS=$bad" "$bin" -e 'print(1)'
+done
+expect "PL_MEMORY" 1 '' 'out of memory: 4\.0 MiB wanted.* limit of 3\.0 MiB that PL_MEMORY sets; use a smaller batch or raise it' \
+  env PL_MEMORY=3M "$bin" -e 'print(pl.zeros(1 << 20))'
+expect "PL_MEMORY of no size" 1 '' '^perilune: PL_MEMORY is "lots", wanted bytes, or a number with K, M, G or T such as 8G' \
+  env PL_MEMORY=lots "$bin" -e 'print(1)'
 expect "os.exit" 7 '' '' "$bin" -e 'os.exit(7)'
 
 if [ "$(echo 'print(1 + 1, ...)' | "$bin")" = "2" ]; then

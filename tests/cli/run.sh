@@ -87,6 +87,13 @@ doctor() {
 }
 check doctor_measures doctor
 
+cut_by() {
+  PL_THREADS=1 PL_MEMORY=3G "$bin" doctor --json | tee "$tmp/doctor"
+  grep -q '"cores":[0-9]' "$tmp/doctor" && grep -q '"memory_limit":3221225472,"memory_limit_by":"PL_MEMORY"' "$tmp/doctor" || return 1
+  grep -q '"cores":1,' "$tmp/doctor" || grep -q 'PL_THREADS says so' "$tmp/doctor"
+}
+check doctor_names_what_cuts cut_by
+
 forced() {
   PERILUNE_ISA=baseline "$bin" doctor --json | tee "$tmp/forced"
   grep -q '"isa":"baseline"' "$tmp/forced" || return 1

@@ -36,6 +36,8 @@ local RUNS = {
     warmup_steps = 2, lr_scheduler = "cosine" }, o)) end,
   sft_rmsprop_accumulated = function(o) return pl.train.sft(tiny, golden.rows, with({ lr = 1e-3, epochs = 4, batch_size = 1,
     gradient_accumulation_steps = 4, optimizer = { name = "rmsprop", momentum = 0.9 } }, o)) end,
+  sft_bf16 = function(o) return pl.train.sft(tiny, golden.rows, with({ lr = 1e-2, epochs = 4, batch_size = 4, seed = 3,
+    bf16 = true }, o)) end,
   dpo = function(o) return pl.train.preference(tiny, golden.pairs, with({ lr = 1e-2, epochs = 4, batch_size = 3, beta = 0.1 }, o)) end,
   dpo_in_place = function(o) return pl.train.preference(tiny:clone(), golden.pairs, with({ lr = 1e-2, epochs = 4, batch_size = 3,
     beta = 0.1, in_place = true }, o)) end,

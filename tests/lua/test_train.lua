@@ -1,6 +1,7 @@
 -- Fine-tuning and pre-training: golden curves, normalisation, masks, aborts, metrics.
 local T = require "tests.lua.harness"
 local pl = require "perilune"
+local core = require("perilune.core").base
 require("perilune.study.progress").quiet(true)
 
 local golden = assert(pl.json.read "tests/golden/train/losses.json")
@@ -311,17 +312,44 @@ T.test("sft_stops_at_a_nan_and_names_step_and_rows", function()
   T.eq(tiny:hash(), before)
 end)
 
-T.test("sft_same_bytes_on_any_number_of_threads", function()
-  local n = pl.threads()
-  local hashes = {}
-  for i, t in ipairs { 1, 2, 3 } do
-    pl.threads(t)
-    hashes[i] = pl.train.sft(tiny, golden.rows, { lr = 1e-2, epochs = 3, batch_size = 4, seed = 5 }):hash()
-  end
-  pl.threads(n)
-  T.eq(hashes[2], hashes[1])
-  T.eq(hashes[3], hashes[1])
-end)
+-- Large enough that its products, updates and sums are cut into blocks.
+local function large()
+  return pl.models.new({ vocab_size = 500, max_position_embeddings = 128, hidden_size = 128, num_hidden_layers = 2,
+    num_attention_heads = 4, intermediate_size = 256 }, { seed = 1 })
+end
+
+local function ids(n, seed)
+  local out = {}
+  for i = 1, n do out[i] = math.floor(500 * core.uniform(seed, 0, i)) end
+  return out
+end
+
+local SAME = { rows = {}, pairs = {} }
+for i = 1, 8 do
+  SAME.rows[i] = { prompt = ids(20 + i, i), completion = ids(60, i + 10) }
+  SAME.pairs[i] = { prompt = ids(20, i), chosen = ids(30 + i, i + 20), rejected = ids(40, i + 30) }
+end
+SAME.runs = {
+  sft = function(m) return pl.train.sft(m, SAME.rows, { lr = 1e-3, epochs = 2, batch_size = 4, seed = 5 }) end,
+  sft_bf16_checkpointed = function(m)
+    return pl.train.sft(m, SAME.rows, { lr = 1e-3, epochs = 2, batch_size = 4, seed = 5, bf16 = true,
+      gradient_checkpointing = true })
+  end,
+  dpo = function(m) return pl.train.preference(m, SAME.pairs, { lr = 1e-3, epochs = 2, batch_size = 4, beta = 0.1 }) end,
+}
+for name, run in pairs(SAME.runs) do
+  T.test(name .. "_same_bytes_on_any_number_of_threads", function()
+    local n, m = pl.threads(), large()
+    local hashes = {}
+    for i, t in ipairs { 1, 2, 3, 7 } do
+      pl.threads(t)
+      hashes[i] = run(m):hash()
+    end
+    pl.threads(n)
+    T.ok(hashes[1] ~= m:hash())
+    for i = 2, #hashes do T.eq(hashes[i], hashes[1]) end
+  end)
+end
 
 T.test("sft_end_token_is_trained", function()
   local dir = T.need_shared() .. "/data/models/stories260K"

@@ -2,6 +2,7 @@
 --- probed for about a second; `make bench` measures with care. With a spec of a
 --- service (doctor openai:...): what that endpoint honours.
 local base = require("perilune.core").base
+local machine = require "perilune.cli.doctor_machine"
 local pl = require "perilune"
 
 local SIZE, SECONDS = 768, 0.4
@@ -38,28 +39,8 @@ local function product()
   end)
 end
 
-local function meminfo(name)
-  for line in io.lines "/proc/meminfo" do
-    local kib = line:match("^" .. name .. ":%s+(%d+)")
-    if kib then return tonumber(kib) * 1024 end
-  end
-  return nil
-end
-
-local function cpus()
-  local n = 0
-  for line in io.lines "/proc/cpuinfo" do
-    if line:find "^processor" then n = n + 1 end
-  end
-  return n
-end
-
 local function warnings(report)
-  local out = {}
-  if report.threads < cpus() then
-    out[#out + 1] = ("%d threads on %d processors (PL_THREADS, or what this process may use)"):format(
-      report.threads, cpus())
-  end
+  local out = machine.warnings(report)
   if report.matmul_gflops < SLOW * report.peak_gflops then
     out[#out + 1] = "products run far below the peak: is the machine busy with something else?"
   end
@@ -70,31 +51,26 @@ end
 ---@param flags {json: boolean?}
 return function(words, flags)
   if words[1] then return require("perilune.cli.doctor_service")(words[1], flags) end
-  local memory = base.memory()
   local kernels, isa, has = base.isa()
-  local report = {
-    perilune = pl.version, lua = _VERSION, processor = base.cpu_name(), threads = base.threads(),
-    kernels = kernels, isa = isa, isa_available = base.json_array(has),
-    peak_gflops = peak(), peak_bf16_gflops = bf16_peak(), matmul_gflops = product(),
-    memory_total = meminfo "MemTotal",
-    memory_free = meminfo "MemAvailable", memory_peak = memory.rss_peak,
-  }
+  local report = machine.look()
+  report.perilune, report.lua, report.processor = pl.version, _VERSION, base.cpu_name()
+  report.kernels, report.isa, report.isa_available = kernels, isa, base.json_array(has)
+  report.peak_gflops, report.peak_bf16_gflops, report.matmul_gflops = peak(), bf16_peak(), product()
+  report.memory_peak = base.memory().rss_peak
   report.warnings = base.json_array(warnings(report))
   if flags.json then
     io.stdout:write(base.json_encode(report), "\n")
     return 0
   end
-  local function gib(bytes) return bytes and ("%.1f GiB"):format(bytes / 2 ^ 30) or "unknown" end
   io.stdout:write(
     ("perilune %s, %s\n"):format(report.perilune, report.lua),
     ("processor       %s\n"):format(report.processor),
-    ("threads         %d\n"):format(report.threads),
     ("kernels         %s: %s of %s (PERILUNE_ISA)\n"):format(kernels, isa, table.concat(has, ", ")),
     ("f32 peak        %.0f GFLOP/s\n"):format(report.peak_gflops),
     report.peak_bf16_gflops and ("bf16 peak       %.0f GFLOP/s\n"):format(report.peak_bf16_gflops)
       or "bf16 peak       as f32: the kernels in use have no instruction for it\n",
     ("f32 product     %.0f GFLOP/s (%d x %d)\n"):format(report.matmul_gflops, SIZE, SIZE),
-    ("memory          %s, %s free\n"):format(gib(report.memory_total), gib(report.memory_free)))
+    machine.lines(report))
   for _, warning in ipairs(report.warnings) do io.stdout:write("warning: ", warning, "\n") end
   if #report.warnings == 0 then io.stdout:write "nothing slows it\n" end
   return 0
