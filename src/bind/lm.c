@@ -170,6 +170,13 @@ static int decoder_checkpoint(lua_State *L) {
   return 0;
 }
 
+/* d:release_pack(): frees the packed weights of generation that has ended */
+static int decoder_release_pack(lua_State *L) {
+  pl_decoder *d = pl_check_decoder(L, 1);
+  pl_pack_release(pl_lua_ctx(L), d);
+  return 0;
+}
+
 static int decoder_tostring(lua_State *L) {
   pl_decoder **box = luaL_checkudata(L, 1, DECODER_NAME);
   if (*box == NULL) {
@@ -553,6 +560,7 @@ int pl_open_lm(lua_State *L) {
   const luaL_Reg decoder_meta[] = {{"__gc", decoder_close}, {"__close", decoder_close},
                                    {"__tostring", decoder_tostring}, {NULL, NULL}};
   const luaL_Reg decoder_methods[] = {{"score", pl_lua_score}, {"checkpoint", decoder_checkpoint},
+                                      {"release_pack", decoder_release_pack},
                                       {"close", decoder_close}, {NULL, NULL}};
   const luaL_Reg generator_meta[] = {{"__gc", generator_close}, {"__close", generator_close},
                                      {NULL, NULL}};

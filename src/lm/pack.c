@@ -26,6 +26,13 @@ void pl_pack_drop(pl_ctx *c, pl_pack *p) {
   }
 }
 
+void pl_pack_release(pl_ctx *c, pl_decoder *d) {
+  if (d->pack != NULL && d->pack->refs == 1) {
+    pl_pack_drop(c, d->pack);
+    d->pack = NULL;
+  }
+}
+
 static int64_t whole_panels(int64_t n) {
   return (n + PL_PACKED_COLS - 1) / PL_PACKED_COLS * PL_PACKED_COLS;
 }

@@ -28,5 +28,8 @@ typedef struct pl_pack {
 /* A reference to d's weights in this format. f32 weights. */
 pl_status pl_pack_of(pl_ctx *c, pl_decoder *d, pl_pack_kind kind, pl_pack **out);
 void pl_pack_drop(pl_ctx *c, pl_pack *p); /* NULL is fine */
+/* Frees what d keeps, unless a generator uses it: it is as large as the model, and who asks next
+ * packs again. */
+void pl_pack_release(pl_ctx *c, pl_decoder *d);
 
 #endif

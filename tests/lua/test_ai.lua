@@ -142,6 +142,51 @@ T.test("a local critic prefers the higher log-probability a token", function()
   T.eq(compare(client, SORT, "", " cat"), "invalid")
 end)
 
+T.test("a local critic reads the prompt of two answers once, and each answer once", function()
+  local model = tiny(1)
+  local PROMPTS = { SORT, LENGTH }
+  local requests, rated = {}, {}
+  for i = 1, 3 do
+    for _, prompt in ipairs(PROMPTS) do
+      local a, b = (" cat"):rep(i), (" fox"):rep(i)
+      requests[#requests + 1] = { task = "compare", prompt = prompt, a = a, b = b }
+      requests[#requests + 1] = { task = "compare", prompt = prompt, a = b, b = a }
+      rated[#rated + 1] = { task = "rate", prompt = prompt, answer = a }
+    end
+  end
+  local reads = {}
+  for _, name in ipairs { "pair_sums", "completion_sums" } do
+    model[name] = function(self, rows)
+      reads[name] = (reads[name] or 0) + #rows
+      return getmetatable(model)[name](self, rows)
+    end
+  end
+  local verdicts = pl.ai(model):compare(requests)
+  T.eq(reads, { pair_sums = 12 })
+  local ratings = pl.ai(model):rate(rated)
+  T.eq(reads, { pair_sums = 12 + 4, completion_sums = 2 }, "three answers to a prompt: two and one")
+  for i, r in ipairs(rated) do
+    local data = { { prompt = r.prompt, completion = r.answer } }
+    local row = model:tokenize_rows(data)[1]
+    T.near(ratings[i], model:score(data):item() / (#row.ids - row.start + 1), 1e-5)
+  end
+  for i = 1, #verdicts, 2 do T.eq(verdicts[i], verdicts[i + 1] == "a" and "b" or "a") end
+end)
+
+T.test("a local critic's dtype is that of its numbers", function()
+  local model = tiny(1)
+  local request = { { task = "rate", prompt = SORT, answer = " cat fox" } }
+  local full, half = pl.ai(model):rate(request)[1], pl.ai(model, { dtype = "bf16" }):rate(request)[1]
+  T.ok(full ~= half)
+  T.near(full, half, 0.05)
+  T.eq(pl.autocast("bf16", function() return pl.ai(model):rate(request)[1] end), full, "whatever is set around it")
+  local eighth = pl.ai(model, { dtype = "int8" })
+  T.raises(function() eighth:rate(request, {}) end, "a critic reads in f32 or bf16")
+  T.raises(function() pl.feedback.compare(eighth, { { prompt = SORT, completions = { " cat", " fox" } } }) end,
+    "local:DIR%?dtype=bf16")
+  T.eq(#eighth:demonstrate({ { task = "demonstrate", prompt = SORT } }, { max_tokens = 2, seed = 1 }), 1)
+end)
+
 T.test("a local teacher samples, and its directory is its key", function()
   local dir = T.tmpdir() .. "/model"
   tiny(2):save(dir)

@@ -27,6 +27,7 @@ local options = require "perilune.options"
 ---@field rate? fun(self, requests: perilune.ai.Request[], opts: table): (number|false)[]
 --- The judge prompt for opts.template, or an error; a provider without this takes no judge prompt.
 ---@field template? fun(self, task: string, opts: table): perilune.feedback.Template
+---@field check? fun(self, task: "compare"|"rate") raises where its options do not allow it to judge
 --- It takes all requests of a stage at once, calls opts.on_progress(done, figures?) as they are answered
 --- and opts.on_invalid(text) for a judge's answer that is no verdict, and lets itself be interrupted.
 ---@field whole? boolean
@@ -127,10 +128,11 @@ end
 function Client:__tostring() return "client of " .. self.name end
 
 ---Raises where the client cannot judge as a stage will ask it to: a judge prompt that it does not
----take, or that there is not.
+---take, or that there is not, or options of its own that are not for judging.
 ---@param task "compare"|"rate"
 ---@param opts {template: string?}
 function Client:check(task, opts)
+  if self.provider.check then self.provider:check(task) end
   if self.provider.template then
     self.provider:template(task, opts)
   elseif opts.template ~= nil then

@@ -127,6 +127,7 @@ local function run(spec, model, rows, o)
     if not model.parameters then
       error(("%s: wanted a model (pl.load \"DIR\"), got a table without parameters"):format(where), 0)
     end
+    model.decoder:release_pack() -- what sampling left would lie there, as large as the model, all the while
     local set = dataset(where, "data", rows)
     local policy = o.in_place and model or model:clone()
     local scratch = o.scratch or ctx.scratch

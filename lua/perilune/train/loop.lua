@@ -287,6 +287,7 @@ local function one_step(run, k)
   local o, task, model, opt = run.o, run.task, run.model, run.opt
   local began = core.now()
   local list, epoch = run.rows(k)
+  model.decoder:release_pack() -- of samples drawn since the last update, which the next one makes stale
   opt:zero_grad()
   local loss, sums, total = pass(o, task, model, list, k, true)
   local norm = opt:grad_norm()

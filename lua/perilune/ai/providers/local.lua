@@ -10,7 +10,7 @@ local OPTIONS = {
   top_p = { type = "number", min = 0, max = 1 },
   top_k = { type = "integer", min = 0 },
   min_p = { type = "number", min = 0, max = 1 },
-  dtype = { type = "string", choices = { "f32", "bf16", "int8" }, doc = "numbers of the weights while it writes" },
+  dtype = { type = "string", choices = { "f32", "bf16", "int8" }, doc = "numbers it computes with; a critic: f32 or bf16" },
   max_tokens = { type = "integer", min = 1, doc = "longest answer; default: what the stage asks for" },
 }
 
@@ -63,29 +63,65 @@ local function name_of(prompt, answer)
   return table.concat({ prompt, answer.text, answer.finish or "", table.concat(answer.ids or {}, ",") }, "\0")
 end
 
--- Mean log-probability a token, by name, of answers listed as {prompt, answer}; an
--- answer asked about twice (both orders) is scored once. Missing where an answer cannot
--- be scored: its first letters join the prompt's last token, or it has no tokens.
-function Local:scores(list)
-  local model, scores = self:model(), {}
-  local rows, names, seen = {}, {}, {}
+-- The different rows of tokens that answers listed as {prompt, answer} make, and the row of each by name.
+-- None where an answer cannot be scored: its first letters join the prompt's last token, or it has no tokens.
+function Local:rows(list)
+  local model = self:model()
+  local rows, row_of, known = {}, {}, {}
   for _, item in ipairs(list) do
     local name = name_of(item[1], item[2])
-    if not seen[name] then
-      seen[name] = true
+    if row_of[name] == nil then
       local ok, tokens = pcall(model.tokenize_rows, model, { { prompt = item[1], completion = item[2] } })
-      if ok then rows[#rows + 1], names[#names + 1] = tokens[1], name end
+      local ids, start = ok and tokens[1].ids, ok and tokens[1].start
+      local key = ok and start .. ":" .. table.concat(ids, " ")
+      if key and not known[key] then
+        known[key] = { ids = ids, start = start, prompt = table.concat(ids, " ", 1, start - 1) }
+        rows[#rows + 1] = known[key]
+      end
+      row_of[name] = key and known[key] -- false: asked about before, and in vain
     end
   end
-  local pl = require "perilune"
-  for first = 1, #rows, BATCH do
-    local last = math.min(first + BATCH - 1, #rows)
-    local sums, counts
-    pl.no_grad(function() sums, counts = model:completion_sums(table.move(rows, first, last, 1, {})) end)
-    sums, counts = sums:tolist(), counts:tolist()
-    for k = first, last do scores[names[k]] = sums[k - first + 1] / counts[k - first + 1] end
+  return rows, row_of
+end
+
+-- Mean log-probability a token, by name, of answers listed as {prompt, answer}. An answer asked about
+-- twice (both orders) is read once, and so is the prompt of two answers.
+function Local:scores(list)
+  local rows, row_of = self:rows(list)
+  local mates, singles, first = {}, {}, {}
+  for _, row in ipairs(rows) do
+    local other = first[row.prompt]
+    if other then
+      table.move({ other, row }, 1, 2, #mates + 1, mates)
+      other.mated, row.mated = true, true
+    end
+    first[row.prompt] = not other and row or nil
   end
+  for _, row in ipairs(rows) do
+    if not row.mated then singles[#singles + 1] = row end
+  end
+  local pl, model = require "perilune", self:model()
+  local function read(some, sums_of)
+    for at = 1, #some, BATCH do
+      local part = table.move(some, at, math.min(at + BATCH - 1, #some), 1, {})
+      local sums = pl.no_grad(pl.autocast, self.options.dtype or "f32", function()
+        return (sums_of(model, part)):reshape(#part):tolist()
+      end)
+      for k, row in ipairs(part) do row.score = sums[k] / (#row.ids - row.start + 1) end
+    end
+  end
+  read(mates, model.pair_sums)
+  read(singles, model.completion_sums)
+  local scores = {}
+  for name, row in pairs(row_of) do scores[name] = row and row.score or nil end
   return scores
+end
+
+-- Scores are taken as training reads texts, which is faster for lists than int8 would be, one by one.
+function Local:check()
+  if self.options.dtype == "int8" then
+    error("local: dtype = \"int8\" is for answers; a critic reads in f32 or bf16, as in local:DIR?dtype=bf16", 0)
+  end
 end
 
 function Local:compare(requests)
