@@ -59,7 +59,8 @@ int pl_open_store(lua_State *L);  /* core.store: SQLite databases */
 int pl_open_net(lua_State *L);    /* core.net: the HTTP client, secrets */
 int pl_open_profile(lua_State *L); /* core.profile: time by op */
 int pl_open_server(lua_State *L); /* core.server: the HTTP server */
-int pl_lua_finally(lua_State *L); /* base.finally */
+int pl_lua_finally(lua_State *L);   /* base.finally */
+void pl_lua_machine(lua_State *L);  /* adds to core.base, on the top, what tells of the machine */
 int pl_open_core(lua_State *L);   /* the table holding them all; preloaded by host */
 
 #endif
