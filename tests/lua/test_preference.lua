@@ -1,5 +1,6 @@
 -- Training on preferences: golden curves, first-step checks, every named loss, own losses.
 local T = require "tests.lua.harness"
+local base = require("perilune.core").base
 local pl = require "perilune"
 local progress = require "perilune.study.progress"
 local reference = require "perilune.train.reference"
@@ -237,6 +238,37 @@ T.test("preference_reference_lies_on_disk_in_a_run", function()
   T.eq(passes.n, 2)
   reference.forget()
   T.eq(pl.train.preference(tiny, pairs4, with(SWEPT, { beta = 0.2 })):hash(), kept)
+end)
+
+T.test("preference_reference_tells_its_progress_and_is_no_part_of_a_steps_speed", function()
+  local SLOW = 0.25 -- seconds a pass of the reference
+  local m = tiny:clone()
+  local plain = m.pair_sums
+  m.pair_sums = function(self, list)
+    base.sleep(SLOW)
+    return plain(self, list)
+  end
+  reference.forget()
+  local bars, start = {}, progress.start
+  progress.start = function(spec)
+    local bar = start(spec)
+    bars[#bars + 1] = { label = spec.label, unit = spec.unit, total = spec.total, bar = bar, began = bar.began, seen = 0 }
+    local update, kept = bar.update, bars[#bars]
+    function bar:update(...)
+      kept.seen = kept.seen + 1
+      return update(self, ...)
+    end
+    return bar
+  end
+  local ok, trained = pcall(pl.train.preference, m, pairs4, SWEPT)
+  progress.start = start
+  T.ok(ok, trained)
+  local training, read = bars[1], bars[2]
+  T.eq({ #bars, read.label, read.unit, read.total, read.seen }, { 2, "reference", "batch", 2, 2 })
+  T.ok(trained.history[1].examples_per_second > 2 / (2 * SLOW), trained.history[1].examples_per_second)
+  T.ok(training.bar.began - training.began >= 2 * SLOW, "nor of the time left")
+  T.ok(trained.history.summary.seconds >= 2 * SLOW, "but of the whole")
+  T.eq(trained:hash(), pl.train.preference(tiny, pairs4, SWEPT):hash())
 end)
 
 T.test("preference_in_place_equals_not_in_place", function()

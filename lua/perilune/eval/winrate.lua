@@ -21,6 +21,7 @@ local OPTIONS = {
   max_tokens = { 128, min = 1, doc = "longest answer" },
   temperature = { 0.7, type = "number", min = 0, doc = "0: greedy" },
   top_p = { 0.9, type = "number", min = 0, max = 1 },
+  dtype = common.DTYPE,
   seed = { 0, doc = "of the samples, the order coin and an oracle's noise" },
   cache = { type = "boolean", doc = "remember also outside a recipe" },
 }
@@ -91,7 +92,8 @@ local function answers(what, role, o)
   if is_model(what) then
     if o.prompts == nil then error("eval.winrate: option prompts is needed to sample a model", 0) end
     return feedback.sample(what, o.prompts, {
-      n = o.n, max_tokens = o.max_tokens, temperature = o.temperature, top_p = o.top_p, seed = o.seed, cache = o.cache,
+      n = o.n, max_tokens = o.max_tokens, temperature = o.temperature, top_p = o.top_p, dtype = o.dtype, seed = o.seed,
+      cache = o.cache,
     })
   end
   if type(what) == "table" and (standin.is(what) or type(what.rows) == "function" or #what > 0) then return what end

@@ -70,6 +70,10 @@ local SHOWN = 200
 common.MAX_INVALID = { 0.5, min = 0, max = 1,
   doc = "stop when more than this share of the judge's answers is not understood (of 20 or more)" }
 
+---The option dtype of all that let a model answer, as in model:generate; written out, the default is the same stage.
+common.DTYPE = { "f32", choices = { "f32", "bf16", "int8" },
+  doc = "numbers of the weights while a model answers: bf16 and int8 are faster and rounded" }
+
 ---Stops a stage whose judge is not understood, best before everything is paid.
 ---@param where string
 ---@param client perilune.ai.Client

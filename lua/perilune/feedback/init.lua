@@ -140,7 +140,7 @@ local SAMPLE = {
   top_p = { type = "number", min = 0, max = 1 },
   top_k = { type = "integer", min = 0 },
   min_p = { type = "number", min = 0, max = 1 },
-  dtype = { type = "string", choices = { "f32", "bf16", "int8" }, doc = "numbers of the weights, as in model:generate" },
+  dtype = common.DTYPE,
   stop = { type = "table", doc = "texts at which an answer ends" },
   seed = { 0, doc = "of the draws" },
   cache = CACHE,

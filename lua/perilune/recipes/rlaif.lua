@@ -128,6 +128,7 @@ local params = {
   optimizer = { "adamw", choices = { "adamw", "rmsprop", "sgd" }, doc = "for fine-tuning and preference training" },
   max_grad_norm = { 1.0, min = 0, doc = "clip the gradient's global norm (the paper: 10)" },
   bf16 = { false, doc = "train in bf16 (weights and moments stay f32)" },
+  gradient_checkpointing = { false, doc = "train with less memory: layers are computed again, the result is the same" },
   sft = {
     lr = by_base("SFT on all prompts: learning rate", "sft", "lr"),
     epochs = by_base("SFT on all prompts: epochs", "sft", "epochs", "integer"),
@@ -145,6 +146,8 @@ local params = {
   sample = {
     temperature = { 1.0, min = 0, doc = "of the policy's answers in the pairs" },
     top_p = { 0.9, min = 0, max = 1, doc = "nucleus of all sampling" },
+    dtype = { "f32", choices = { "f32", "bf16", "int8" },
+      doc = "numbers of the weights in all sampling of base and policies; bf16 and int8 are faster and rounded" },
   },
   eval = { temperature = { 0.7, min = 0, doc = "of the answers that are judged" } },
   max_tokens = by_base("longest answer", nil, "max_tokens", "integer"),
@@ -199,7 +202,8 @@ local function tiny_base(p, run, seed, raw_text)
       return pl.train.pretrain(model, raw_text.rows, {
         block_size = CONTEXT, batch_size = p.batch_size, max_steps = steps, lr = p.tiny.lr, betas = { 0.9, 0.98 },
         weight_decay = 0.05, lr_scheduler = "cosine", min_lr_ratio = 0.05, warmup_steps = math.min(50, steps // 10),
-        max_grad_norm = 1.0, seed = seed, bf16 = p.bf16, in_place = true, label = "base", scratch = ctx.scratch,
+        max_grad_norm = 1.0, seed = seed, bf16 = p.bf16, gradient_checkpointing = p.gradient_checkpointing, in_place = true,
+        label = "base", scratch = ctx.scratch,
       })
     end,
   }
@@ -239,6 +243,7 @@ local function fine_tune(p, base, demos, o, seed)
   return pl.train.sft(base, demos, {
     lr = o.lr, epochs = o.epochs, batch_size = p.batch_size, optimizer = p.optimizer, lr_scheduler = "linear",
     min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed, bf16 = p.bf16,
+    gradient_checkpointing = p.gradient_checkpointing,
   })
 end
 
@@ -246,7 +251,7 @@ end
 local function ai_feedback(p, policy, critic, demos, prompts, preset, seed)
   local sampling = {
     n = p.pairs == "policy" and 2 or 1, max_tokens = preset.max_tokens, temperature = p.sample.temperature,
-    top_p = p.sample.top_p, seed = seed,
+    top_p = p.sample.top_p, dtype = p.sample.dtype, seed = seed,
   }
   local candidates = preset.sample(policy, prompts, sampling)
   if p.pairs == "teacher" then
@@ -257,6 +262,7 @@ local function ai_feedback(p, policy, critic, demos, prompts, preset, seed)
     loss = "dpo", beta = preset.dpo.beta, sft_reg = p.dpo.sft_reg > 0 and p.dpo.sft_reg or nil, lr = preset.dpo.lr,
     epochs = preset.dpo.epochs, batch_size = p.batch_size, optimizer = p.optimizer, lr_scheduler = "linear",
     min_lr_ratio = 0.1, warmup_steps = 10, max_grad_norm = p.max_grad_norm, seed = seed, bf16 = p.bf16,
+    gradient_checkpointing = p.gradient_checkpointing,
   })
 end
 
@@ -374,7 +380,9 @@ return pl.recipe {
     local judge_spec = p.judge or (has_truth and "oracle:0.95" or p.critic)
     local reference_spec = p.reference or (has_truth and p.teacher.weak or "base")
     local critic, judge = pl.ai(p.critic), pl.ai(judge_spec)
-    local answer = { max_tokens = preset.max_tokens, top_p = p.sample.top_p }
+    judge:check("compare", {}) -- before anything is trained
+    if with_aif then critic:check("compare", {}) end
+    local answer = { max_tokens = preset.max_tokens, top_p = p.sample.top_p, dtype = p.sample.dtype }
     local function with(extra)
       for k, v in pairs(answer) do extra[k] = v end
       return extra

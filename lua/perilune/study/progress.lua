@@ -131,6 +131,10 @@ function Progress:update(step, values)
   end
 end
 
+---Leaves seconds that are not of this work out of the estimate of the time left.
+---@param seconds number
+function Progress:leave_out(seconds) self.began = self.began + seconds end
+
 ---Ends the work; with a text, that text stays as a line.
 ---@param summary? string
 function Progress:done(summary)

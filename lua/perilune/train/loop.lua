@@ -15,6 +15,8 @@
 ---                       micro-batches it is the mean over `total`, however they were cut
 ---   metrics(sums, total) -> named numbers of the step; sums were added over micro-batches
 ---   first(record, sums, total)  optional: checks after the first step's loss, before any update
+---   aside()             optional: seconds of the last step that went into what is done once for all
+---                       steps (the reference), which its speed and the time left must not count
 ---   tensors(), restore(tensors) optional: what a checkpoint must keep beside weights and optimizer
 ---   eval                optional: a task on the evaluation rows
 local core = require("perilune.core").base
@@ -282,7 +284,8 @@ local function save(run, step, saver)
   end
 end
 
--- Loss, gradients, update: on return weights, moments and history are those after step k + 1.
+-- Loss, gradients, update: on return weights, moments and history are those after step k + 1. Returns
+-- the step's record and the seconds that it does not count.
 local function one_step(run, k)
   local o, task, model, opt = run.o, run.task, run.model, run.opt
   local began = core.now()
@@ -308,7 +311,8 @@ local function one_step(run, k)
   run.dirty = true
   opt:step(optim.clip_factor(norm, o.max_grad_norm))
   opt:zero_grad()
-  local seconds = math.max(core.now() - began, 1e-9)
+  local aside = task.aside and task.aside() or 0
+  local seconds = math.max(core.now() - began - aside, 1e-9)
   record.step, record.epoch, record.lr = k + 1, epoch, opt.lr
   record.examples_per_second, record.tokens_per_second = #list / seconds, tokens / seconds
   local before = run.history[k]
@@ -316,7 +320,7 @@ local function one_step(run, k)
   record["counters/updates"] = k + 1
   run.history[k + 1] = record
   run.dirty = false
-  return record
+  return record, aside
 end
 
 -- Adds the evaluation to the record of a step where it is due: also to one that Ctrl-C kept without it.
@@ -335,7 +339,8 @@ local function steps(run, first)
   end
   local bar = progress.start { label = run.label, total = run.total, unit = "step" }
   for k = first, run.total - 1 do
-    local record = one_step(run, k)
+    local record, aside = one_step(run, k)
+    bar:leave_out(aside)
     local last = k + 1 == run.total
     evaluate_if_due(run, k + 1, record)
     if run.metric then

@@ -3,10 +3,12 @@
 --- pass, as two branches of their prompt. The reference is the model as it came; its
 --- log-probabilities are computed once for all rows, when a loss first reads them
 --- (reference.lua), and never for a loss that does not.
+local core = require("perilune.core").base
 local losses = require "perilune.loss"
 local options = require "perilune.options"
 local pairs_of = require "perilune.loss.pairs"
 local pl = require "perilune"
+local progress = require "perilune.study.progress"
 local reference = require "perilune.train.reference"
 local sft = require "perilune.train.sft"
 
@@ -152,13 +154,16 @@ local function reference_of(model, tokens, batches, bf16)
     for i = 1, #tokens.chosen do -- rows that no step will read stay 0
       out.chosen[i], out.rejected[i] = 0.0, 0.0
     end
+    local bar = progress.start { label = "reference", total = #batches, unit = "batch" }
     pl.no_grad(function()
-      for _, list in ipairs(batches) do
+      for at, list in ipairs(batches) do
         for k, sums in ipairs(both(model, tokens, list):tolist()) do
           out.chosen[list[k]], out.rejected[list[k]] = sums[1], sums[2]
         end
+        bar:update(at)
       end
     end)
+    bar:done()
     return out
   end)
 end
@@ -289,6 +294,7 @@ function preference.make(spec)
   end
   local store
   local task
+  local reading = 0 -- seconds, until the loop has asked for them
 
   local function read_reference(step)
     if not store then
@@ -296,10 +302,12 @@ function preference.make(spec)
         error(where .. ": the loss reads the reference for the first time after an update, but in_place = true "
           .. "gave it up", 0)
       end
+      local began = core.now()
       store = reference_of(spec.reference or spec.model, tokens, spec.batches(task.n), o.bf16)
       if task.eval then
         task.eval.reference(step)
       end
+      reading = reading + core.now() - began
     end
     return store
   end
@@ -349,6 +357,12 @@ function preference.make(spec)
   end
 
   task.metrics = metrics_of
+
+  function task.aside()
+    local seconds = reading
+    reading = 0
+    return seconds
+  end
 
   function task.first(record, sums, total)
     if read then
