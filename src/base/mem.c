@@ -251,7 +251,8 @@ static int64_t size_of(const char *text) {
     return -1;
   }
   int shift = 0;
-  const char *unit = *end ? strchr(units, *end & ~0x20) : NULL; /* k is K */
+  const char letter = (char)(*end & ~0x20); /* k is K; a blank would be the end of the text */
+  const char *unit = letter ? strchr(units, letter) : NULL;
   if (unit) {
     shift = 10 * (int)(unit - units + 1);
     end++;

@@ -75,12 +75,26 @@ static int cpu_name(lua_State *L) {
   return 1;
 }
 
-/* fma_probe(rounds) -> operations done; time it for the machine's peak. */
-static int fma_probe(lua_State *L) {
+static int probed(lua_State *L, double (*probe)(int64_t rounds)) {
   lua_Integer n = luaL_checkinteger(L, 1);
   luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
-  lua_pushnumber(L, pl_fma_probe(n));
+  lua_pushnumber(L, probe(n));
   return 1;
+}
+
+/* fma_probe(rounds) -> operations done; time it for the machine's peak. */
+static int fma_probe(lua_State *L) {
+  return probed(L, pl_fma_probe);
+}
+
+/* bf16_probe(rounds) -> the same for products of bf16, 0 where no instruction does them. */
+static int bf16_probe(lua_State *L) {
+  return probed(L, pl_bf16_probe);
+}
+
+/* int8_probe(rounds) -> the same for products of bytes. */
+static int int8_probe(lua_State *L) {
+  return probed(L, pl_int8_probe);
 }
 
 /* read_probe(bytes) -> bytes a second that all threads together read from a block of that
@@ -100,22 +114,6 @@ static int read_probe(lua_State *L) {
   }
   pl_free(pl_lua_ctx(L), memory);
   lua_pushnumber(L, best);
-  return 1;
-}
-
-/* bf16_probe(rounds) -> the same for products of bf16, 0 where no instruction does them. */
-static int bf16_probe(lua_State *L) {
-  lua_Integer n = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
-  lua_pushnumber(L, pl_bf16_probe(n));
-  return 1;
-}
-
-/* int8_probe(rounds) -> the same for products of bytes. */
-static int int8_probe(lua_State *L) {
-  lua_Integer n = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, n >= 1, 1, "rounds must be at least 1");
-  lua_pushnumber(L, pl_int8_probe(n));
   return 1;
 }
 

@@ -146,6 +146,7 @@ TEST(a_setting_of_memory_is_a_size_or_an_error) {
                {"abc", -1},
                {"-1", -1},
                {" 1", -1},
+               {"8 ", -1},
                {"1 G", -1},
                {"1GB", -1},
                {"1.5G", -1},

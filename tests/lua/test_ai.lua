@@ -1,6 +1,7 @@
 -- Clients of teachers and critics: specs, each provider, and the keys stages know them by.
 local T = require "tests.lua.harness"
 local pl = require "perilune"
+local tiny = require "tests.lua.tiny"
 local text = require "perilune.world.text"
 
 local SORT, LENGTH = "Q: sort: fox cat\nA:", "Q: length of: cat\nA:"
@@ -117,15 +118,6 @@ T.test("a provider of one's own", function()
   T.raises(function() compare(client, "p", "x", "y") end, "cannot compare")
   T.eq(client:key(), nil)
 end)
-
-local function tiny(seed)
-  local tokenizer = text.tokenizer()
-  return pl.models.new({
-    model_type = "llama", vocab_size = tokenizer:vocab_size(), hidden_size = 16, intermediate_size = 32,
-    num_hidden_layers = 1, num_attention_heads = 2, max_position_embeddings = 64, tie_word_embeddings = true,
-    rms_norm_eps = 1e-5, rope_theta = 10000.0, eos_token_id = tokenizer:token_to_id "</s>",
-  }, { tokenizer = tokenizer, seed = seed })
-end
 
 T.test("a local critic prefers the higher log-probability a token", function()
   local model = tiny(1)

@@ -3,21 +3,12 @@
 local T = require "tests.lua.harness"
 local lm = require("perilune.core").lm
 local pl = require "perilune"
-local text = require "perilune.world.text"
+local tiny = require "tests.lua.tiny"
 
 require("perilune.study.progress").quiet(true)
 require("perilune.study.store").set_home(T.tmpdir() .. "/home")
 
 local PROMPTS = { "Q: sort: fox cat\nA:", "Q: length of: cat\nA:" }
-
-local function tiny(seed)
-  local tokenizer = text.tokenizer()
-  return pl.models.new({
-    model_type = "llama", vocab_size = tokenizer:vocab_size(), hidden_size = 16, intermediate_size = 32,
-    num_hidden_layers = 1, num_attention_heads = 2, max_position_embeddings = 64, tie_word_embeddings = true,
-    rms_norm_eps = 1e-5, rope_theta = 10000.0, eos_token_id = tokenizer:token_to_id "</s>",
-  }, { tokenizer = tokenizer, seed = seed })
-end
 
 -- The dtypes of the generators that f makes, and what f returns.
 local function drawn_in(f)

@@ -130,6 +130,13 @@ T.test("resume_afresh_takes_the_place_of_an_earlier_run", function()
   local again = RUNS.sft_adamw(o)
   T.eq(again.history.summary.resumed_after, 2)
   T.eq(again:hash(), whole:hash())
+  -- two runs in one directory: the newer one of the other is not removed without a word
+  local others = fresh()
+  RUNS.sft_adamw { save_dir = others, save_steps = 4 }
+  assert(core.remove_tree(dir .. "/step-8"))
+  assert(core.rename(others .. "/step-8", dir .. "/step-8"))
+  T.raises(function() RUNS.sft_adamw(o) end, "another run: lr changed")
+  T.eq(core.list_dir(dir), { "step-6", "step-8" })
 end)
 
 T.test("resume_with_other_evaluation_rows", function()

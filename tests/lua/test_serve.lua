@@ -4,6 +4,7 @@ local T = require "tests.lua.harness"
 local base = require("perilune.core").base
 local chat = require "perilune.serve.chat"
 local json = require "perilune.json"
+local openai = require "perilune.serve.openai"
 local pl = require "perilune"
 local progress = require "perilune.study.progress"
 local serve = require "perilune.serve"
@@ -449,6 +450,24 @@ test("a_failed_step_ends_its_answers_and_not_the_server", function()
     T.eq(ask(TEXT, body).json.choices, whole)
   end
   T.ok(failed >= 2, failed)
+  -- a reply that cannot be made is told, too
+  local reply = openai.reply
+  openai.reply = function() error "no such reply" end
+  local r = ask(TEXT, body)
+  openai.reply = reply
+  T.eq(r.status, 500)
+  T.ok(r.json.error.message:find("no such reply", 1, true))
+  -- nor is a generator that cannot be made the end
+  local make, told = server.engine.generator, ask(TEXT, body).json.choices
+  server.engine.generator = function() error "no generator" end
+  server.engine.advance = function(e)
+    e.advance = nil
+    error "a failed step"
+  end
+  T.ok(ask(TEXT, body).json.error.message:find("a failed step", 1, true))
+  T.ok(ask(TEXT, body).json.error.message:find("no generator", 1, true))
+  server.engine.generator = make
+  T.eq(ask(TEXT, body).json.choices, told)
 end)
 
 test("a_full_queue_says_so", function()

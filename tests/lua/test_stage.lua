@@ -1,12 +1,12 @@
 -- Stages remember: hits, keys, damage, values of each kind, locks, and what cannot be hashed.
 local T = require "tests.lua.harness"
 local pl = require "perilune"
+local tiny = require "tests.lua.tiny"
 local base = require("perilune.core").base
 local hash = require "perilune.study.hash"
 local progress = require "perilune.study.progress"
 local stage = require "perilune.study.stage"
 local store = require "perilune.study.store"
-local text = require "perilune.world.text"
 
 progress.quiet(true)
 store.set_home(T.tmpdir() .. "/home")
@@ -163,15 +163,6 @@ T.test("datasets come back row by row, with their counts and hash, read only whe
   T.eq(pl.data.from(second:rows()):hash(), first:hash())
 end)
 
-local function tiny(seed)
-  local tokenizer = text.tokenizer()
-  return pl.models.new({
-    model_type = "llama", vocab_size = tokenizer:vocab_size(), hidden_size = 16, intermediate_size = 32,
-    num_hidden_layers = 1, num_attention_heads = 2, max_position_embeddings = 64, tie_word_embeddings = true,
-    rms_norm_eps = 1e-5, rope_theta = 10000.0, eos_token_id = tokenizer:token_to_id "</s>",
-  }, { tokenizer = tokenizer, seed = seed })
-end
-
 T.test("models come back to the bit, with their history, read only when needed", function()
   local demos = pl.feedback.demonstrate("oracle:1", { "Q: sort: fox cat\nA:", "Q: length of: cat\nA:" })
   local steps, replayed = 0, {}
@@ -205,6 +196,9 @@ T.test("in_place: the argument becomes what is remembered; frozen weights count 
   end
   T.eq(hashes[1], hashes[2])
   T.ok(hashes[1] ~= tiny(4):hash())
+  local untouched = tiny(4)
+  pl.recipe({ name = "test", run = function() pl.train.sft(untouched, rows, o) return {} end }):plan()
+  T.eq(untouched:hash(), tiny(4):hash(), "a plan trains nothing")
   local name = tiny(4):parameters()[1].name
   local function frozen() return within(function() return pl.train.sft(tiny(4):freeze { name }, rows, { lr = 1e-2, max_steps = 2 }) end) end
   local first, second = frozen(), frozen()

@@ -51,13 +51,14 @@ function engine.new(model, rows, more_stop_ids, dtype)
   local e = setmetatable({ tok = model.tokenizer, rows = rows, ends = ends,
     generator = function() return lm.generator(model.decoder, rows, stop_ids, dtype) end }, Engine)
   e:begin()
+  e.g = e.generator()
   return e
 end
 
--- Without jobs, from a new generator.
+-- Without jobs; the first one makes a generator.
 function Engine:begin()
-  if self.g then self.g:close() end
-  self.g = self.generator()
+  self:close()
+  self.g = nil
   self.slots, self.last_index, self.live, self.watched = {}, 0, 0, 0
   self.to_score, self.jobs = {}, {}
 end
@@ -145,8 +146,8 @@ function Engine:finish(choice, finish)
   self.live = self.live - 1
   if job.ended then job.ended(choice) end
   if job.open == 0 then
-    self.jobs[job.owner] = nil
     job.done(job)
+    self.jobs[job.owner] = nil -- not before: who fails in between is told
   end
 end
 
@@ -181,6 +182,7 @@ end
 function Engine:start(job, p)
   local prompt = job.prompts[p]
   local scores, tops = {}, nil
+  self.g = self.g or self.generator()
   if job.echo and job.logprobs and #prompt.ids > 1 then scores, tops = self.g:score(prompt.ids, job.top) end
   local choices = {}
   for s = 1, job.n do
@@ -309,6 +311,8 @@ function Engine:step()
   return 0, tostring(drawn), owners
 end
 
-function Engine:close() self.g:close() end
+function Engine:close()
+  if self.g then self.g:close() end
+end
 
 return engine

@@ -108,10 +108,10 @@ function Saver:save(s)
     must(core.remove_tree(final))
   end
   must(core.rename(dir, final))
-  local own = 0
+  local kept = 0
   for _, step in ipairs(steps_in(self.dir)) do
-    own = own + (step <= s.step and 1 or 0)
-    if step > s.step or own > self.keep then
+    kept = kept + (step <= s.step and 1 or 0)
+    if step > s.step or kept > self.keep then
       must(core.remove_tree(("%s/step-%d"):format(self.dir, step)))
     end
   end
@@ -164,11 +164,10 @@ local function differences(state, identity)
   return out
 end
 
----The newest valid checkpoint of this run, or nil. Damaged ones are skipped, and that is said. Where
----there are only those of another run and the saver is strict, that is an error.
+---The newest valid checkpoint of this run, or nil. Damaged ones are skipped, and that is said. A newer
+---one of another run is an error where strict: the next save would remove it.
 ---@return perilune.Checkpoint|nil
 function Saver:newest()
-  local refused
   for _, step in ipairs(steps_in(self.dir)) do
     local dir = ("%s/step-%d"):format(self.dir, step)
     local bad = damage(dir)
@@ -177,8 +176,10 @@ function Saver:newest()
     if bad then
       progress.say(("  checkpoint %s is skipped: %s"):format(dir, bad))
     elseif #other > 0 then
-      refused = refused or ("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or "
-        .. "resume = \"never\" to start afresh in its place"):format(dir, table.concat(other, ", "))
+      if self.strict then
+        error(("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or resume = \"never\" "
+          .. "to start afresh in its place"):format(dir, table.concat(other, ", ")), 0)
+      end
     elseif state.kernels ~= core.isa() and not self.any_core then
       local text = ("%s was written with the kernels for %s, these are %s: the bits would differ"):format(dir,
         tostring(state.kernels), core.isa())
@@ -190,9 +191,6 @@ function Saver:newest()
       return setmetatable({ dir = dir, step = state.step, state = state,
         history = read_history(dir .. "/history.jsonl") }, Checkpoint)
     end
-  end
-  if refused and self.strict then
-    error(refused, 0)
   end
   return nil
 end

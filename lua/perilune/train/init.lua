@@ -160,7 +160,8 @@ local function run(spec, model, rows, o)
       end
     end,
   }
-  if o.in_place and result ~= model and not standin.is(result) then -- a remembered one: the argument becomes it
+  local current = stage.current()
+  if o.in_place and result ~= model and not (current and current.planning) then -- remembered: the argument becomes it
     model:load_state_dict(result:state_dict())
     model.history = result.history
     return model
