@@ -177,11 +177,14 @@ T.test("models come back to the bit, with their history, read only when needed",
   T.eq(second:hash(), first:hash())
   T.eq({ steps, #replayed, replayed[2] }, { 2, 2, first.history[2].loss })
   T.eq(second.history[1].loss, first.history[1].loss)
+  T.eq({ first.history.summary.steps, #second.history }, { 2, 2 })
+  T.eq(second.history.summary, first.history.summary, "the totals of the training")
   T.eq(rawget(second, "decoder"), nil, "still not read")
   local rows = { { prompt = "Q: sort: fox cat\nA:", completion = " cat fox" } }
   T.eq(second:score(rows):tolist(), first:score(rows):tolist())
   T.ok(rawget(second, "decoder"))
   T.eq(second:hash(), first:hash(), "the weights read are those noted")
+  T.eq(second.history.summary, first.history.summary)
 end)
 
 T.test("in_place: the argument becomes what is remembered; frozen weights count and stay frozen", function()

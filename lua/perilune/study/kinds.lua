@@ -59,16 +59,18 @@ end
 kinds.model = {
   save = function(model, dir)
     must(model:save(dir .. "/model"))
-    write_lines(dir .. "/history.jsonl", model.history or {})
-    local frozen = model:frozen()
-    return { hash = model:hash(), meta = #frozen > 0 and { frozen = frozen } or nil }
+    local history, frozen = model.history or {}, model:frozen()
+    write_lines(dir .. "/history.jsonl", history)
+    return { hash = model:hash(), meta = { frozen = frozen, summary = history.summary } }
   end,
   load = function(entry)
-    local frozen = (entry.meta or {}).frozen or {}
+    local meta = entry.meta or {}
+    local frozen = meta.frozen or {}
     return lazily({
       hash = function() return entry.hash end,
       frozen = function() return frozen end,
-      history = read_lines(entry.dir .. "/history.jsonl"),
+      -- the totals are no record: they stand behind the list, as training left them
+      history = setmetatable(read_lines(entry.dir .. "/history.jsonl"), { __index = { summary = meta.summary } }),
     }, function() return require("perilune.models").load(entry.dir .. "/model"):freeze(frozen) end)
   end,
 }
