@@ -29,6 +29,20 @@ bool pl_is_dir(const char *path) {
   return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+static int64_t in_ns(struct timespec t) {
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+pl_status pl_file_stamp(pl_ctx *c, const char *path, pl_stamp *out) {
+  struct stat s;
+  if (stat(path, &s) != 0) {
+    return os_fail(c, path, "read the times", errno);
+  }
+  *out = (pl_stamp){.size = s.st_size, .inode = (int64_t)s.st_ino,
+                    .mtime_ns = in_ns(s.st_mtim), .ctime_ns = in_ns(s.st_ctim)};
+  return PL_OK;
+}
+
 pl_status pl_mkdirs(pl_ctx *c, const char *path) {
   char p[PATH_MAX];
   size_t n = strlen(path);

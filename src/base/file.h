@@ -31,6 +31,13 @@ bool pl_is_dir(const char *path);
 pl_status pl_rename(pl_ctx *c, const char *from, const char *to);
 pl_status pl_sync_parent(pl_ctx *c, const char *path); /* makes the names beside path last */
 pl_status pl_remove_tree(pl_ctx *c, const char *path); /* a missing path is fine */
+
+/* What tells that a file is not the one it was: any write, and any other file of this name. */
+typedef struct pl_stamp {
+  int64_t size, inode;
+  int64_t mtime_ns, ctime_ns; /* since 1970 */
+} pl_stamp;
+pl_status pl_file_stamp(pl_ctx *c, const char *path, pl_stamp *out);
 /* Calls fn(arg, name) for each entry in sorted order; "." and ".." left out. */
 pl_status pl_list_dir(pl_ctx *c, const char *path,
                       pl_status (*fn)(void *arg, const char *name), void *arg);

@@ -445,6 +445,25 @@ static int is_dir(lua_State *L) {
   return 1;
 }
 
+/* stamp(path) -> {size, inode, mtime_ns, ctime_ns}, or nil, message */
+static int stamp(lua_State *L) {
+  pl_stamp s;
+  pl_status st = pl_file_stamp(pl_lua_ctx(L), luaL_checkstring(L, 1), &s);
+  if (st != PL_OK) {
+    return pl_lua_nil_error(L, st);
+  }
+  lua_createtable(L, 0, 4);
+  lua_pushinteger(L, s.size);
+  lua_setfield(L, -2, "size");
+  lua_pushinteger(L, s.inode);
+  lua_setfield(L, -2, "inode");
+  lua_pushinteger(L, s.mtime_ns);
+  lua_setfield(L, -2, "mtime_ns");
+  lua_pushinteger(L, s.ctime_ns);
+  lua_setfield(L, -2, "ctime_ns");
+  return 1;
+}
+
 typedef struct names {
   pl_ctx *c;
   pl_buf *b;
@@ -608,6 +627,7 @@ static const luaL_Reg functions[] = {
     {"mkdirs", mkdirs},
     {"exists", exists},
     {"is_dir", is_dir},
+    {"stamp", stamp},
     {"list_dir", list_dir},
     {"rename", rename_},
     {"remove_tree", remove_tree},

@@ -302,3 +302,18 @@ TEST(directories) {
   CHECK_STATUS(pl_remove_tree(c, ""), PL_EINVAL);
   CHECK_STATUS(pl_list_dir(c, top, note, NULL), PL_ENOENT);
 }
+
+TEST(stamps) {
+  pl_ctx *c = ctx();
+  pl_stamp a, b;
+  char *path = in_dir("stamped");
+  CHECK_STATUS(pl_file_stamp(c, path, &a), PL_ENOENT);
+  CHECK_OK(pl_file_write(c, path, "one", 3));
+  CHECK_OK(pl_file_stamp(c, path, &a));
+  CHECK_OK(pl_file_stamp(c, path, &b));
+  CHECK_INT(a.size, 3);
+  CHECK(memcmp(&a, &b, sizeof a) == 0);
+  CHECK_OK(pl_file_write(c, path, "two", 3)); /* a new file of the same name and size */
+  CHECK_OK(pl_file_stamp(c, path, &b));
+  CHECK(a.inode != b.inode && a.ctime_ns <= b.ctime_ns && b.mtime_ns > 0);
+}

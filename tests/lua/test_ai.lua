@@ -2,6 +2,7 @@
 local T = require "tests.lua.harness"
 local pl = require "perilune"
 local tiny = require "tests.lua.tiny"
+local base = require("perilune.core").base
 local text = require "perilune.world.text"
 
 local SORT, LENGTH = "Q: sort: fox cat\nA:", "Q: length of: cat\nA:"
@@ -189,6 +190,34 @@ T.test("a local teacher samples, and its directory is its key", function()
   T.eq(demonstrate(client, SORT), reply)
   T.eq(client:key(), pl.ai("local:" .. dir .. "?max_tokens=3&temperature=0"):key())
   T.ok(client:key() ~= pl.ai("local:" .. dir .. "?temperature=1&max_tokens=3"):key())
+end)
+
+T.test("a local model whose files change within the process is another one", function()
+  local dir = T.tmpdir() .. "/changing"
+  local function verdicts(client)
+    local out = {}
+    for i = 1, 12 do out[i] = compare(client, SORT, (" cat"):rep(i), (" fox"):rep(i % 5 + 1)) end
+    return table.concat(out, " ")
+  end
+  tiny(1):save(dir)
+  local client, keys = pl.ai("local:" .. dir), {}
+  for i, seed in ipairs { 2, 3, 4 } do
+    if i < 3 then
+      tiny(seed):save(dir)
+    else                              -- in place, at once, to the same size
+      tiny(seed):save(dir .. "-next")
+      local file = T.ok(io.open(dir .. "/model.safetensors", "r+b"))
+      file:write(T.ok(base.read_file(dir .. "-next/model.safetensors"))):close()
+    end
+    keys[i] = client:key()
+    T.ok(keys[i] ~= keys[i - 1])
+    T.eq(keys[i], pl.ai("local:" .. dir):key())
+    T.eq(verdicts(client), verdicts(pl.ai(tiny(seed))))
+  end
+  base.sleep(0.2)
+  T.eq({ client:key(), client:key() }, { keys[3], keys[3] })
+  local read = client.provider:model()
+  T.ok(rawequal(client.provider:model(), read), "files that did not change are not read again")
 end)
 
 T.done()

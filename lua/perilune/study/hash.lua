@@ -245,22 +245,39 @@ function hash.file(path)
   return sum:hex()
 end
 
-local directories = {}
+-- The model files of a directory, what tells that one has changed, and the time of the last change.
+local function model_files(dir)
+  local names, marks, last = {}, {}, 0
+  for _, name in ipairs(assert(base.list_dir(dir))) do
+    if name:match "%.json$" or name:match "%.safetensors$" then
+      local s = assert(base.stamp(dir .. "/" .. name))
+      names[#names + 1] = name
+      marks[#marks + 1] = ("%s %d %d %d %d"):format(name, s.size, s.inode, s.mtime_ns, s.ctime_ns)
+      last = math.max(last, s.ctime_ns)
+    end
+  end
+  return names, table.concat(marks, "\n"), last / 1e9
+end
+
+-- Clocks of file systems tick: two changes closer than this (seconds) may look like one.
+local TICK = 0.1
+
+local directories = {} -- path -> {mark, hex}
 ---The hash of a model directory's bytes (*.json, *.safetensors): its identity without
----loading it. Read once a process.
+---loading it. Files that did not change since are not read again.
 ---@param dir string
 ---@return string hex
 function hash.model_dir(dir)
-  if not directories[dir] then
-    local sum = base.sha256_new()
-    for _, name in ipairs(assert(base.list_dir(dir))) do
-      if name:match "%.json$" or name:match "%.safetensors$" then
-        sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
-      end
-    end
-    directories[dir] = sum:hex()
+  local names, mark, last = model_files(dir)
+  local known = directories[dir]
+  if known and known.mark == mark then return known.hex end
+  local settled = base.walltime() > last + TICK
+  local sum = base.sha256_new()
+  for _, name in ipairs(names) do
+    sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
   end
-  return directories[dir]
+  directories[dir] = settled and { mark = mark, hex = sum:hex() } or nil
+  return sum:hex()
 end
 
 return hash

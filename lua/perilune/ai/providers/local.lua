@@ -21,8 +21,14 @@ local BATCH = 64
 local Local = {}
 Local.__index = Local
 
+-- The model that the directory holds now, which is the one that key() names: read again where its
+-- files have changed, and once more where they did so meanwhile.
 function Local:model()
-  if not self.loaded then self.loaded = require("perilune.models").load(self.dir) end
+  local hex = self.dir and hash.model_dir(self.dir)
+  while self.dir and self.loaded_hash ~= hex do
+    self.loaded, self.loaded_hash = require("perilune.models").load(self.dir), hex
+    hex = hash.model_dir(self.dir)
+  end
   return self.loaded
 end
 
