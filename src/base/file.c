@@ -310,6 +310,52 @@ pl_status pl_file_write(pl_ctx *c, const char *path, const void *bytes, size_t n
   return pl_writer_commit(c, w);
 }
 
+/* For file systems that cannot exchange two names. Returns errno's value, 0 for success. */
+static int exchange_by_steps(const char *fresh, const char *path) {
+  char old[PATH_MAX];
+  int n = snprintf(old, sizeof old, "%s.old-%ld", path, (long)getpid());
+  if (n >= (int)sizeof old) {
+    return ENAMETOOLONG;
+  }
+  if (rename(path, old) != 0) {
+    return errno;
+  }
+  int err = rename(fresh, path) == 0 ? 0 : errno;
+  if (err == 0 && rename(old, fresh) != 0) {
+    err = errno;
+    rename(path, fresh);
+  }
+  if (err != 0) {
+    rename(old, path);
+  }
+  return err;
+}
+
+static int exchange(const char *fresh, const char *path) {
+  if (renameat2(AT_FDCWD, fresh, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
+    return 0;
+  }
+  /* what a file system or kernel says that does not know the flag */
+  bool unknown = errno == EINVAL || errno == ENOSYS || errno == ENOTSUP;
+  return unknown ? exchange_by_steps(fresh, path) : errno;
+}
+
+pl_status pl_replace(pl_ctx *c, const char *fresh, const char *path) {
+  struct stat s;
+  if (lstat(path, &s) != 0 && errno == ENOENT) {
+    return pl_rename(c, fresh, path);
+  }
+  int err = exchange(fresh, path);
+  if (err != 0) {
+    return os_fail(c, path, "put the new one in its place", err);
+  }
+  pl_status st = pl_sync_parent(c, path);
+  if (st != PL_OK) {
+    exchange(fresh, path);
+  }
+  return st;
+}
+
 pl_status pl_rename(pl_ctx *c, const char *from, const char *to) {
   if (rename(from, to) != 0) {
     int err = errno;

@@ -29,6 +29,10 @@ bool pl_file_exists(const char *path);
 bool pl_is_dir(const char *path);
 /* Makes a directory's new name last: rename(from,to) + fsync of the parent. */
 pl_status pl_rename(pl_ctx *c, const char *from, const char *to);
+/* Puts fresh in place of what is at path and makes it last; what was there, if anything, has
+ * fresh's name afterwards. A failure leaves both as they were. One step where the file system can
+ * exchange names; where it cannot, two, by way of PATH.old-PID. */
+pl_status pl_replace(pl_ctx *c, const char *fresh, const char *path);
 pl_status pl_sync_parent(pl_ctx *c, const char *path); /* makes the names beside path last */
 pl_status pl_remove_tree(pl_ctx *c, const char *path); /* a missing path is fine */
 

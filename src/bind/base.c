@@ -497,6 +497,13 @@ static int rename_(lua_State *L) {
   return pl_lua_true_or_nil(L, pl_rename(pl_lua_ctx(L), from, to));
 }
 
+/* replace(fresh, path): whole or not at all, whatever is at path; that has fresh's name after. */
+static int replace(lua_State *L) {
+  const char *fresh = luaL_checkstring(L, 1);
+  const char *path = luaL_checkstring(L, 2);
+  return pl_lua_true_or_nil(L, pl_replace(pl_lua_ctx(L), fresh, path));
+}
+
 static int remove_tree(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   return pl_lua_true_or_nil(L, pl_remove_tree(pl_lua_ctx(L), path));
@@ -630,6 +637,7 @@ static const luaL_Reg functions[] = {
     {"stamp", stamp},
     {"list_dir", list_dir},
     {"rename", rename_},
+    {"replace", replace},
     {"remove_tree", remove_tree},
     {"realpath", real_path},
     {"exe_dir", exe_dir},

@@ -6,9 +6,21 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "base/buf.h"
+
+/* Takes the C library's place, to be a file system that cannot exchange names. */
+static bool no_exchange;
+
+int renameat2(int old_dir, const char *from, int new_dir, const char *to, unsigned flags) {
+  if (no_exchange) {
+    errno = EINVAL;
+    return -1;
+  }
+  return (int)syscall(SYS_renameat2, old_dir, from, new_dir, to, flags);
+}
 
 static char *in_dir(const char *name) {
   static char path[4][256];
@@ -316,4 +328,29 @@ TEST(stamps) {
   CHECK_OK(pl_file_write(c, path, "two", 3)); /* a new file of the same name and size */
   CHECK_OK(pl_file_stamp(c, path, &b));
   CHECK(a.inode != b.inode && a.ctime_ns <= b.ctime_ns && b.mtime_ns > 0);
+}
+
+TEST(replacing_a_directory) {
+  pl_ctx *c = ctx();
+  for (int way = 0; way < 2; way++) {
+    no_exchange = way == 1;
+    char *top = in_dir(no_exchange ? "steps" : "exchange");
+    char path[300], old[310], fresh[300];
+    snprintf(path, sizeof path, "%s/at", top);
+    snprintf(fresh, sizeof fresh, "%s/fresh", top);
+    CHECK_OK(pl_mkdirs(c, fresh));
+    CHECK_OK(pl_replace(c, fresh, path)); /* nothing there: a rename */
+    CHECK_STR(list(top), "at ");
+    snprintf(old, sizeof old, "%s/old", path);
+    CHECK_OK(pl_file_write(c, old, "x", 1));
+    CHECK_STATUS(pl_replace(c, fresh, path), PL_ENOENT); /* and what is there stays */
+    CHECK_STR(list(path), "old ");
+    CHECK_STR(list(top), "at ");
+    CHECK_OK(pl_mkdirs(c, fresh));
+    CHECK_OK(pl_replace(c, fresh, path));
+    CHECK_STR(list(path), "");
+    CHECK_STR(list(fresh), "old ");
+    CHECK_STR(list(top), "at fresh ");
+  }
+  no_exchange = false;
 }

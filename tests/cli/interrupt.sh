@@ -57,6 +57,20 @@ else
   echo "not ok the end of a block is not done after Ctrl-C"
 fi
 
+# Ctrl-C while a model is saved over another: the directory holds a whole model, and nothing is left beside it.
+save="local m = require 'tests.lua.tiny' (1) m:save('$tmp/saved/m')"
+mkdir -p "$tmp/saved"
+"$bin" -e "$save" || echo "not ok saving"
+for i in 1 2 3; do
+  stops "saving over a model, $i" "$save while true do m:save('$tmp/saved/m') end"
+  if "$bin" -e "pl.load('$tmp/saved/m')" && [ "$(ls "$tmp/saved")" = m ]; then
+    echo "ok the model is whole, $i"
+  else
+    ls "$tmp/saved"
+    echo "not ok the model is whole, $i"
+  fi
+done
+
 model=${PL_SHARED:-../shared}/data/models/stories260K
 if [ -d "$model" ]; then
   stops "generation" "local m = pl.load('$model') while true do m:generate({ 'The dog' }, { n = 8, max_tokens = 200 }) end"

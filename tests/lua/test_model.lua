@@ -114,6 +114,45 @@ T.test("save_and_load_again", function()
   for _, f in ipairs(base.list_dir(T.tmpdir())) do T.ok(not f:find "%.tmp%-" and not f:find "%.old%-", f) end
 end)
 
+-- Runs f, stopped after the n-th call that moves or removes something: as Ctrl-C does.
+local function stopped_after(n, f)
+  local real, calls = {}, 0
+  for _, name in ipairs { "rename", "replace", "remove_tree" } do
+    real[name] = base[name]
+    base[name] = function(...)
+      local ok, why = real[name](...)
+      calls = calls + 1
+      if calls == n then error "stopped here" end
+      return ok, why
+    end
+  end
+  local ok, why = pcall(f)
+  for name, was in pairs(real) do base[name] = was end
+  return not ok, why
+end
+
+T.test("save_over_a_model_is_whole_or_not_at_all", function()
+  local a, b = pl.load(GOLDEN .. "/tied"), pl.load(GOLDEN .. "/untied")
+  local dir, n, seen = T.tmpdir() .. "/replaced", 0, {}
+  repeat
+    n = n + 1
+    a:save(dir)
+    local stopped, why = stopped_after(n, function() b:save(dir) end)
+    if stopped then T.ok(tostring(why):find "stopped here", why) end
+    local hash = pl.load(dir):hash()
+    T.ok(hash == a:hash() or hash == b:hash(), "neither the one nor the other")
+    seen[hash] = true
+  until not stopped
+  T.ok(n > 2 and seen[a:hash()] and seen[b:hash()])
+end)
+
+T.test("a_model_set_aside_is_told_of", function()
+  local dir = T.tmpdir() .. "/gone"
+  T.raises(pl.load, "gone: no such directory$", dir)
+  assert(base.mkdirs(dir .. ".old-12"))
+  T.raises(pl.load, "a save was cut short, and what was there is " .. dir .. ".old-12: rename it to " .. dir, dir)
+end)
+
 T.test("save_refuses_what_is_no_model", function()
   local m = pl.load(GOLDEN .. "/tied")
   local dir = T.tmpdir() .. "/other"

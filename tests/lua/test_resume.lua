@@ -98,6 +98,22 @@ T.test("resume_skips_damage", function()
   end
 end)
 
+-- A step that is saved again takes the place of the one that is there in one go.
+T.test("resume_after_a_stop_while_a_step_is_saved_again", function()
+  local dir = fresh()
+  RUNS.sft_adamw { save_dir = dir, max_steps = 2 }
+  local remove = core.remove_tree
+  core.remove_tree = function(path)
+    local ok, why = remove(path)
+    if path == dir .. "/step-2" then error "stopped here" end
+    return ok, why
+  end
+  pcall(RUNS.sft_adamw, { save_dir = dir, max_steps = 2, resume = "never" })
+  core.remove_tree = remove
+  T.eq(core.list_dir(dir), { "step-2" })
+  T.eq(RUNS.sft_adamw({ save_dir = dir, max_steps = 2 }).history.summary.resumed_after, 2)
+end)
+
 T.test("resume_ignores_an_unfinished_save", function()
   local dir = fresh()
   local whole = RUNS.sft_adamw { save_dir = dir, save_steps = 2 }

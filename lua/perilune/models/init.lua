@@ -246,6 +246,19 @@ local function load_tokenizer(dir)
   return nil
 end
 
+-- What a save that was killed between two steps left of the model that was there (base.replace, on
+-- file systems that cannot exchange names).
+local function set_aside(dir)
+  local parent, name = dir:match "^(.*/)([^/]+)$"
+  name = name or dir
+  for _, entry in ipairs(base.list_dir(parent or ".") or {}) do
+    if entry:sub(1, #name + 5) == name .. ".old-" and base.is_dir((parent or "") .. entry) then
+      return ("; a save was cut short, and what was there is %s%s: rename it to %s"):format(parent or "", entry, dir)
+    end
+  end
+  return ""
+end
+
 ---Reads a Hugging Face directory. Strict: what is missing, unexpected or of another shape is an error that names it.
 ---Half-precision weights are read and computed in f32.
 ---@param dir string
@@ -255,7 +268,7 @@ function models.load(dir)
   dir = #dir > 1 and dir:gsub("/+$", "") or dir
   if not base.is_dir(dir) then
     fail(dir, base.exists(dir) and "is a file; wanted a Hugging Face directory (config.json, model.safetensors, tokenizer.json)"
-      or "no such directory")
+      or "no such directory" .. set_aside(dir))
   end
   local config_path = dir .. "/config.json"
   if not base.exists(config_path) then fail(dir, "holds no config.json: not a Hugging Face model directory") end
@@ -364,35 +377,31 @@ local function write_all(m, dir)
 end
 
 local function check_target(dir)
-  if not base.exists(dir) and not base.is_dir(dir) then return false end
+  if not base.exists(dir) then return end
   if not base.is_dir(dir) then fail(dir, "is a file; save wants a directory") end
   if #base.list_dir(dir) > 0 and not base.exists(dir .. "/config.json") then
     fail(dir, "exists and holds other files, but no model; save to a new directory")
   end
-  return true
 end
 
----Writes into a directory beside the target, then renames: a failure leaves what was there.
+---Writes into a directory beside the target, then exchanges the two: a failure or Ctrl-C at any
+---moment leaves what was there.
 ---@param m perilune.Model
 ---@param dir string
 ---@return boolean # true
 function models.save(m, dir)
   if type(dir) ~= "string" or dir == "" then error("save: wanted a directory's path, got a " .. type(dir), 0) end
   dir = #dir > 1 and dir:gsub("/+$", "") or dir
-  local replaces = check_target(dir)
+  check_target(dir)
   local fresh = ("%s.tmp-%d"):format(dir, base.pid())
-  local old = ("%s.old-%d"):format(dir, base.pid())
   base.remove_tree(fresh)
+  local tidy <close> = base.finally(function() base.remove_tree(fresh) end)
   assert(base.mkdirs(fresh))
-  local ok, message = pcall(write_all, m, fresh)
-  if ok and replaces then ok, message = base.rename(dir, old) end
-  if ok then ok, message = base.rename(fresh, dir) end
-  if not ok then
-    if replaces and not base.is_dir(dir) then base.rename(old, dir) end
-    base.remove_tree(fresh)
-    error(("save: %s: %s"):format(dir, tostring(message)), 0)
-  end
-  if replaces then base.remove_tree(old) end
+  local ok, message = pcall(function()
+    write_all(m, fresh)
+    assert(base.replace(fresh, dir))
+  end)
+  if not ok then error(("save: %s: %s"):format(dir, tostring(message)), 0) end
   return true
 end
 

@@ -6,8 +6,9 @@
 ---                history.jsonl         one record a step
 ---                manifest.json         size and SHA-256 of each file, written last
 ---
---- A checkpoint is written as step-N.tmp, synced and renamed. The loader takes the
---- newest valid one and says why it skipped others. Nothing here knows what is trained.
+--- A checkpoint is written as step-N.tmp, synced and renamed, or exchanged with one of the same
+--- step. The loader takes the newest valid one and says why it skipped others. Nothing here knows
+--- what is trained.
 local core = require("perilune.core").base
 local format = require("perilune.core").format
 local hash = require "perilune.study.hash"
@@ -104,10 +105,8 @@ function Saver:save(s)
   must(core.write_file(dir .. "/manifest.json", core.json_encode({
     format = FORMAT, files = files_of(dir, "", {}),
   }, { indent = 2 }) .. "\n"))
-  if core.is_dir(final) then
-    must(core.remove_tree(final))
-  end
-  must(core.rename(dir, final))
+  must(core.replace(dir, final))
+  must(core.remove_tree(dir)) -- what was there before, if anything
   local kept = 0
   for _, step in ipairs(steps_in(self.dir)) do
     kept = kept + (step <= s.step and 1 or 0)
