@@ -66,6 +66,12 @@ pl_status pl_mkdirs(pl_ctx *c, const char *path) {
   return PL_OK;
 }
 
+pl_status pl_mkdir(pl_ctx *c, const char *path, bool *made) {
+  int err = mkdir(path, 0777) == 0 ? 0 : errno;
+  *made = err == 0;
+  return err == 0 || err == EEXIST ? PL_OK : os_fail(c, path, "make the directory", err);
+}
+
 /* Removes name in the directory dir, and what is in it. Links are not followed.
  * Returns errno's value, 0 for success. */
 static int remove_at(int dir, const char *name, int depth) {

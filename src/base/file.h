@@ -25,6 +25,8 @@ void pl_writer_abort(pl_ctx *c, pl_writer *w);       /* frees w; NULL is fine */
 pl_status pl_file_write(pl_ctx *c, const char *path, const void *bytes, size_t n); /* atomic */
 
 pl_status pl_mkdirs(pl_ctx *c, const char *path); /* like mkdir -p */
+/* One directory, made by this call: *made is false where the name is taken. */
+pl_status pl_mkdir(pl_ctx *c, const char *path, bool *made);
 bool pl_file_exists(const char *path);
 bool pl_is_dir(const char *path);
 /* Makes a directory's new name last: rename(from,to) + fsync of the parent. */

@@ -435,6 +435,17 @@ static int mkdirs(lua_State *L) {
   return pl_lua_true_or_nil(L, pl_mkdirs(pl_lua_ctx(L), path));
 }
 
+/* mkdir(path) -> true; false where the name is taken; nil, message */
+static int mkdir_(lua_State *L) {
+  bool made;
+  pl_status st = pl_mkdir(pl_lua_ctx(L), luaL_checkstring(L, 1), &made);
+  if (st != PL_OK) {
+    return pl_lua_nil_error(L, st);
+  }
+  lua_pushboolean(L, made);
+  return 1;
+}
+
 static int exists(lua_State *L) {
   lua_pushboolean(L, pl_file_exists(luaL_checkstring(L, 1)));
   return 1;
@@ -632,6 +643,7 @@ static const luaL_Reg functions[] = {
     {"write_file", write_file},
     {"writer", writer_open},
     {"mkdirs", mkdirs},
+    {"mkdir", mkdir_},
     {"exists", exists},
     {"is_dir", is_dir},
     {"stamp", stamp},

@@ -293,6 +293,15 @@ TEST(directories) {
   snprintf(path, sizeof path, "%s/a/file/d", top);
   CHECK_STATUS(pl_mkdirs(c, path), PL_EIO);
   CHECK_STATUS(pl_mkdirs(c, ""), PL_EINVAL);
+  bool made;
+  snprintf(path, sizeof path, "%s/a/own", top);
+  CHECK_OK(pl_mkdir(c, path, &made));
+  CHECK(made);
+  CHECK_OK(pl_mkdir(c, path, &made));
+  CHECK(!made);
+  CHECK(rmdir(path) == 0);
+  snprintf(path, sizeof path, "%s/none/own", top);
+  CHECK_STATUS(pl_mkdir(c, path, &made), PL_ENOENT);
   char *outside = in_dir("outside");
   CHECK_OK(pl_file_write(c, outside, "keep", 4));
   snprintf(path, sizeof path, "%s/a/link", top);

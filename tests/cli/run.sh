@@ -80,6 +80,18 @@ runs() {
 check runs_are_listed runs
 check home_can_be_named sh -c "'$bin' run '$tmp/recipe.lua' --home='$tmp/other' --quiet >/dev/null && ls '$tmp/other' | grep -q '^small-'"
 
+at_once() {
+  echo 'return require("perilune").recipe { name = "once", run = function() return { n = 1 } end }' >"$tmp/once.lua"
+  local i
+  for i in 1 2 3 4 5 6; do
+    "$bin" run "$tmp/once.lua" --home="$tmp/crowd" --quiet --json >"$tmp/once.$i" 2>&1 &
+  done
+  wait
+  cat "$tmp"/once.[1-6]
+  [ "$(grep -ho '"run":"[^"]*"' "$tmp"/once.[1-6] | sort -u | wc -l)" = 6 ] && [ "$(ls "$tmp/crowd" | grep -c '^once-')" = 6 ]
+}
+check runs_started_at_once_do_not_share_a_directory at_once
+
 doctor() {
   "$bin" doctor --json >"$tmp/doctor" || return 1
   cat "$tmp/doctor"

@@ -57,18 +57,19 @@ local function manifest(run)
   }
 end
 
--- Runs sort by time; two in one second get a counter.
+-- Runs sort by time; two in one second get a counter. Who makes the directory has it: other processes
+-- start runs, too.
 local function new_dir(name, params)
   local mark = assert(hash.of(params)):sub(1, 6)
   local stem = ("%s-%s-%s"):format(name, os.date "!%Y%m%d-%H%M%S", mark)
   must(base.mkdirs(store.home()))
-  local id, n = stem, 1
-  while base.exists(store.home() .. "/" .. id) do
-    n = n + 1
-    id = ("%s-%d"):format(stem, n)
+  for n = 1, math.huge do
+    local id = n == 1 and stem or ("%s-%d"):format(stem, n)
+    local dir = store.home() .. "/" .. id
+    local made, message = base.mkdir(dir)
+    if made == nil then error(message, 0) end
+    if made then return id, dir end
   end
-  must(base.mkdirs(store.home() .. "/" .. id))
-  return id, store.home() .. "/" .. id
 end
 
 ---@param recipe perilune.study.Recipe
