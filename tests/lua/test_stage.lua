@@ -229,6 +229,70 @@ T.test("a function is keyed by its code and what it captured", function()
   T.eq(judge("x", { side = "tie" }), 3)
 end)
 
+-- What hash.of(f) is as the globals and library fields in `values` are; they are as before afterwards.
+local function with_globals(values, f, where)
+  where = where or _G
+  local before = {}
+  for name, value in pairs(values) do before[name], where[name] = where[name], value end
+  local hex, why = hash.of(f)
+  for name in pairs(values) do where[name] = before[name] end
+  return hex, why
+end
+
+local function loaded(source, chunk) return T.ok(load(source, chunk or "=test"))() end
+
+T.test("a function is keyed by the globals that it names", function()
+  local critic = loaded [[return function(r) return (function() return pick(r) end)() end]]
+  local function pick(source) return { pick = loaded("return function(r) return " .. source .. " end") } end
+  local none = hash.of(critic)
+  local a, b = with_globals(pick '"a"', critic), with_globals(pick '"b"', critic)
+  T.ok(none and a and b and a ~= b and a ~= none and b ~= none)
+  T.eq(with_globals(pick '"a"', critic), a)
+  T.eq(hash.of(critic), none)
+  T.ok(with_globals({ pick = 1 }, critic) ~= with_globals({ pick = 2 }, critic))
+  T.eq(with_globals({ other = 1, pick_not = 2 }, critic), none, "what it does not name does not count")
+  T.eq(with_globals({ deep = 1, pick = pick 'deep'.pick }, critic) ~=
+    with_globals({ deep = 2, pick = pick 'deep'.pick }, critic), true, "what those name counts, too")
+  T.ok(hash.of(loaded "function fact(n) return n < 2 and 1 or n * fact(n - 1) end local f = fact fact = nil return f"))
+  local ones, twos = pick '1'.pick, pick '2'.pick
+  T.ok(with_globals({ pick = ones }, ones) ~= with_globals({ pick = twos }, twos), "a global is no name for itself")
+  T.eq(with_globals({ pick = ones }, ones), hash.of(ones))
+  local value, why = with_globals({ pick = io.stdout }, critic)
+  T.ok(value == nil and why:find("pick", 1, true), why)
+  local long = ("long_"):rep(40)
+  local names_it = loaded("return function() return " .. long .. " end")
+  T.ok(with_globals({ [long] = 1 }, names_it) ~= with_globals({ [long] = 2 }, names_it))
+end)
+
+T.test("a function is keyed by what was put into Lua's own tables, and not by what is Lua's", function()
+  local plain = loaded [[return function(s) return print(("x"):rep(3) .. tostring(math.pi)) end]]
+  T.eq(with_globals({ text = 1, s = 2 }, plain), hash.of(plain))
+  local splits = loaded [[return function(s) return s:halves() end]]
+  local function halves(n) return { halves = loaded("return function(s) return s:sub(" .. n .. ") end") } end
+  T.ok(with_globals(halves(1), splits, string) ~= with_globals(halves(2), splits, string))
+  local mine = { tostring = loaded "return function() return 'mine' end" }
+  T.ok(with_globals(mine, plain) ~= hash.of(plain), "Lua's function replaced")
+end)
+
+T.test("the key of a function is the same in every process", function()
+  local script = T.tmpdir() .. "/key.lua"
+  assert(base.write_file(script, [[
+    for i = 1, tonumber(arg[1]) do _G["noise" .. i] = i end
+    table_of = { b = { 1, 2 }, a = "x" }
+    function pick(r) return table_of.a .. helper(r) end
+    function helper(r) return r and pick(nil) or limit end
+    limit = 3
+    print((require "perilune.study.hash".of(function(r) return pick(r) end)))]]))
+  local seen = {}
+  for i, n in ipairs { 0, 7, 300 } do
+    local pipe = T.ok(io.popen(("'%s' '%s' %d"):format(base.exe_dir() .. "/perilune", script, n)))
+    seen[i] = pipe:read "l"
+    pipe:close()
+  end
+  T.ok(#seen[1] == 64, seen[1])
+  T.eq(seen, { seen[1], seen[1], seen[1] })
+end)
+
 T.test("what cannot be hashed is computed each time", function()
   local count = 0
   local thread = coroutine.create(print)

@@ -12,6 +12,21 @@ local STANDARD = {
   coroutine = true, utf8 = true, package = true,
 }
 
+-- What Lua's basic library puts into _G, beside the libraries.
+local BASIC = {}
+for name in ([[assert collectgarbage dofile error getmetatable ipairs load loadfile next pairs pcall print rawequal
+  rawget rawlen rawset require select setmetatable tonumber tostring type warn xpcall]]):gmatch "%a+" do
+  BASIC[name] = true
+end
+
+-- A field of a library's table that is Lua's own, not one that a user's code has put there.
+local function is_standard(module, field, value)
+  if module == "_G" and STANDARD[field] then return value == package.loaded[field] end
+  if module == "_G" and not BASIC[field] then return field == "_VERSION" end
+  if type(value) ~= "function" then return module ~= "_G" end
+  return debug.getinfo(value, "S").what == "C"
+end
+
 local function own(module) return module == "perilune" or module:sub(1, 9) == "perilune." end
 
 -- Modules and library functions are known by name: perilune's own change only
@@ -28,7 +43,10 @@ local function known_names()
   end
   local function note_fields(module, fields)
     for field, inner in next, fields do
-      if type(inner) == "function" and type(field) == "string" then note(inner, module .. ":" .. field) end
+      local theirs = STANDARD[module] and not is_standard(module, field, inner)
+      if type(inner) == "function" and type(field) == "string" and not theirs then
+        note(inner, module .. ":" .. field)
+      end
     end
   end
   for module, value in pairs(package.loaded) do
@@ -60,6 +78,31 @@ local function user_modules(files)
       if path then files[path] = true end
     end
   end
+end
+
+-- Globals, and functions in Lua's own tables (string.split), that a user's code has set, in order.
+local function user_globals()
+  local out = {}
+  for module in pairs(STANDARD) do
+    for field, value in next, package.loaded[module] or {} do
+      if type(field) == "string" and not is_standard(module, field, value) then
+        out[#out + 1] = { name = module .. "." .. field, field = field, value = value, global = module == "_G" }
+      end
+    end
+  end
+  table.sort(out, function(a, b) return a.name < b.name end)
+  return out
+end
+
+-- How string.dump writes a string constant: its length plus one in groups of seven bits, then the bytes.
+local function dumped(text)
+  local n = #text + 1
+  local size = string.char(0x80 | n & 0x7f)
+  while n > 0x7f do
+    n = n >> 7
+    size = string.char(n & 0x7f) .. size
+  end
+  return size .. text
 end
 
 local file_hashes = {}
@@ -142,10 +185,25 @@ function Walker:func(v, path)
   local source = info.source:match "^@(.*)$"
   if source and (root == "" or source:sub(1, #root) ~= root) then self.files[source] = true end
   user_modules(self.files)
+  local reads_globals = false
   for i = 1, math.huge do
     local name, value = debug.getupvalue(v, i)
     if not name then break end
+    reads_globals = reads_globals or name == "_ENV" or value == _G
     self:value(value, path == "" and name or path .. "." .. name)
+  end
+  self:globals(code, reads_globals, path)
+end
+
+-- The user's globals that a function, or one inside it, may read: those whose names are among the
+-- strings of its code. One that is nil now and set later is then among them.
+function Walker:globals(code, reads_globals, path)
+  self.user = self.user or user_globals()
+  for _, g in ipairs(self.user) do
+    if (reads_globals or not g.global) and code:find(dumped(g.field), 1, true) then
+      self:put(("g%d:%s"):format(#g.name, g.name))
+      self:value(g.value, path == "" and g.field or path .. "." .. g.field)
+    end
   end
 end
 
@@ -175,7 +233,7 @@ function Walker:value(v, path)
 end
 
 ---The hash of a value: tables by content, functions by stripped bytecode, captured
----values and the bytes of the files they come from, models and datasets by their
+---values, the globals they name and the bytes of the files they come from, models and datasets by their
 ---own hash, clients by their key.
 ---@param value any
 ---@return string|nil hex sha256; nil if something in it cannot be hashed
