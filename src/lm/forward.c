@@ -174,11 +174,16 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   if (each <= p->scratch_each && threads <= p->scratch_threads) {
     return PL_OK;
   }
+  const int64_t grown = each > 2 * p->scratch_each ? each : 2 * p->scratch_each;
   pl_free(c, p->scratch);
-  p->scratch_each = each > 2 * p->scratch_each ? each : 2 * p->scratch_each;
+  p->scratch_each = 0; /* nothing, should there be no memory */
+  p->scratch = pl_alloc(c, (size_t)grown * (size_t)threads);
+  if (p->scratch == NULL) {
+    return PL_ENOMEM;
+  }
+  p->scratch_each = grown;
   p->scratch_threads = threads;
-  p->scratch = pl_alloc(c, (size_t)p->scratch_each * (size_t)threads);
-  return p->scratch == NULL ? PL_ENOMEM : PL_OK;
+  return PL_OK;
 }
 
 pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
