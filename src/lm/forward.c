@@ -337,9 +337,13 @@ static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
     pl_team_share(me, last, &first, &last);
   }
   int64_t tile = 0;
+  int64_t taken = by_rows ? pl_team_take(me) : 0;
   for (int64_t i = 0; i < n; tile++) {
     const int64_t k = together_from(p, i, n);
-    const bool mine = !by_rows || tile % me->size == me->rank;
+    const bool mine = !by_rows || tile == taken;
+    if (by_rows && mine) {
+      taken = pl_team_take(me);
+    }
     for (int64_t head = first; head < last && mine; head += p->together) {
       const int64_t heads = last - head < p->together ? last - head : p->together;
       if (i + k < n) { /* what comes next is on its way while these work */
