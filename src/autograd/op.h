@@ -60,6 +60,8 @@ typedef struct pl_node {
   int n_in, n_out;
   pl_tensor **in;            /* owned references */
   uint32_t *in_version;      /* of each input's storage when recorded */
+  bool *needed;              /* did the input require a gradient then? What is marked later joins
+                              * no graph that is there: what its gradient reads was not kept. */
   pl_args args;
   pl_tensor *saved[PL_OP_MAX_SAVED];
   /* shapes of the outputs, so that a missing gradient can be made as zeros */

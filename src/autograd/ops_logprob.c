@@ -41,9 +41,11 @@ static pl_status head_keep(pl_ctx *c, pl_call *k, pl_dtype act, int64_t M, int64
     RUN(float, float, f32);     \
   }
 
-static pl_status head_scratch(pl_ctx *c, pl_dtype d, int64_t M, int64_t C, int64_t V, void **out) {
+static pl_status head_scratch(pl_ctx *c, pl_dtype d, int64_t M, int64_t C, int64_t V,
+                              int blocks, void **out) {
   size_t bytes;
-  PL_TRY(pl_size_mul(c, (size_t)pl_token_logprob_scratch_f64(M, C, V), pl_dtypes[d].size, &bytes));
+  PL_TRY(pl_size_mul(c, (size_t)pl_token_logprob_scratch_f64(M, C, V, blocks), pl_dtypes[d].size,
+                     &bytes));
   *out = pl_alloc(c, bytes);
   return *out ? PL_OK : PL_ENOMEM;
 }
@@ -66,7 +68,7 @@ static pl_status head_forward(pl_ctx *c, pl_call *k) {
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &M, &k->out[0]) : st;
   st = st == PL_OK ? pl_tensor_new(c, d, 1, &stats, &k->saved[0]) : st;
   st = st == PL_OK ? head_keep(c, k, half ? PL_BF16 : d, M, V) : st;
-  st = st == PL_OK ? head_scratch(c, d, M, C, V, &scratch) : st;
+  st = st == PL_OK ? head_scratch(c, d, M, C, V, 1, &scratch) : st;
   if (st == PL_OK) {
     k->saved[2] = pl_tensor_ref(k->out[0]);
 #define RUN(T, A, S)                                                                              \
@@ -91,7 +93,7 @@ static pl_status head_backward(pl_ctx *c, const pl_node *n, pl_tensor *const *go
   const int64_t M = t[3]->shape[0];
   const int64_t C = t[1]->shape[1];
   const int64_t V = t[1]->shape[0];
-  pl_status st = head_scratch(c, d, M, C, V, &scratch);
+  pl_status st = head_scratch(c, d, M, C, V, n->saved[1] != NULL ? 0 : 2, &scratch);
   if (st == PL_OK && pl_node_needs(n, 0)) {
     st = pl_tensor_zeros(c, d, 2, n->in[0]->shape, &gin[0]);
   }

@@ -64,14 +64,14 @@ static bool has_bit(uint64_t mask, int j) {
 }
 
 bool pl_node_needs(const pl_node *n, int in) {
-  return in < n->n_in && n->in[in] != NULL && n->in[in]->requires_grad;
+  return in < n->n_in && n->needed[in] && n->in[in] != NULL && n->in[in]->requires_grad;
 }
 
 /* ---- recording ----------------------------------------------------------- */
 
 static pl_status node_new(pl_ctx *c, const pl_call *k, pl_node **out) {
   size_t head = (sizeof(pl_node) + 15) & ~(size_t)15;
-  size_t per = sizeof(pl_tensor *) + sizeof(uint32_t);
+  size_t per = sizeof(pl_tensor *) + sizeof(uint32_t) + sizeof(bool);
   pl_node *n = pl_alloc_zero(c, head + (size_t)k->n_in * per);
   if (n == NULL) {
     return PL_ENOMEM;
@@ -84,6 +84,7 @@ static pl_status node_new(pl_ctx *c, const pl_call *k, pl_node **out) {
   n->args = k->args;
   n->in = (pl_tensor **)((char *)n + head);
   n->in_version = (uint32_t *)(n->in + k->n_in);
+  n->needed = (bool *)(n->in_version + k->n_in);
   n->drop_in = (k->op->flags & PL_OP_SHAPES_ONLY) != 0 ? ~UINT64_C(0) : k->drop_in;
   *out = n;
   return PL_OK;
@@ -96,6 +97,7 @@ static pl_status node_fill(pl_ctx *c, pl_node *n, pl_call *k) {
     if (t == NULL) {
       continue;
     }
+    n->needed[j] = t->requires_grad;
     bool leaf = t->node == NULL && t->requires_grad;
     if (has_bit(n->drop_in, j) && !leaf) {
       PL_TRY(pl_tensor_ghost(c, t, &n->in[j]));

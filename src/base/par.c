@@ -172,6 +172,7 @@ enum {
 struct pl_team {
   _Alignas(64) atomic_int arrived;
   _Alignas(64) atomic_uint meeting; /* how many have ended */
+  _Alignas(64) atomic_llong next;   /* to be taken by whoever comes */
   _Alignas(64) atomic_llong waited; /* nanoseconds of all members, those beyond SPINS */
 };
 
@@ -197,13 +198,15 @@ static void wait_long(pl_team *t, unsigned now) {
 }
 
 void pl_team_meet(const pl_member *me) {
+  pl_team *t = me->team;
   if (me->size == 1) {
+    atomic_store_explicit(&t->next, 0, memory_order_relaxed);
     return;
   }
-  pl_team *t = me->team;
   const unsigned now = atomic_load_explicit(&t->meeting, memory_order_relaxed);
   if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == me->size) {
     atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->next, 0, memory_order_relaxed);
     atomic_store_explicit(&t->meeting, now + 1, memory_order_release);
     return;
   }
@@ -216,17 +219,22 @@ void pl_team_meet(const pl_member *me) {
   wait_long(t, now);
 }
 
+int64_t pl_team_take(const pl_member *me) {
+  return atomic_fetch_add_explicit(&me->team->next, 1, memory_order_relaxed);
+}
+
 void pl_team_run(pl_team_fn fn, void *arg) {
   int n = pl_threads();
   if (n == 1 || omp_in_parallel() || atomic_load(&rest) > 0) {
-    const pl_member alone = {0, 1, NULL};
+    pl_team none = {0, 0, 0, 0};
+    const pl_member alone = {0, 1, &none};
     fn(arg, &alone);
     if (atomic_load(&rest) > 0) {
       atomic_fetch_sub(&rest, 1);
     }
     return;
   }
-  pl_team team = {0, 0, 0};
+  pl_team team = {0, 0, 0, 0};
   const double start = pl_now();
   const int first = sched_getcpu();
 #pragma omp parallel num_threads(n)

@@ -29,6 +29,9 @@ typedef struct pl_member {
 typedef void (*pl_team_fn)(void *arg, const pl_member *me);
 void pl_team_run(pl_team_fn fn, void *arg);
 void pl_team_meet(const pl_member *me); /* waits for the others; what they wrote is seen */
+/* 0, 1, 2, ...: what is next of the items that the members take in turn, each when it is free.
+ * Counted from the last meeting on, of which all members must have come back. */
+int64_t pl_team_take(const pl_member *me);
 /* This member's part first..last-1 of n items in order. */
 static inline void pl_team_share(const pl_member *me, int64_t n, int64_t *first, int64_t *last) {
   *first = n * me->rank / me->size;

@@ -6,17 +6,18 @@
 enum { GRAIN = 16384 }; /* elements in a block: about 10 microseconds of work */
 
 #if PL_IS_HALF
-/* 1 / (1 + e^-x) to 1 in 10^5, in half the time: bf16 keeps 1 in 500. NaN stays NaN. Limits are
- * set to the exponent, an integer, which takes one instruction each. */
+/* 1 / (1 + e^-x) to 1 in 10^5, in half the time: bf16 keeps 1 in 500. NaN stays NaN. The
+ * limit below comes first, for the sum with magic means nothing far below -magic; that above is
+ * set to the exponent, an integer, which takes one instruction. */
 PL_INLINE float sigmoid(float x) {
   const float magic = 12582912.0F; /* 1.5 * 2^23: its last bits are the nearest integer */
-  const float t = x * -1.44269504F;
+  float t = x * -1.44269504F;
+  t = t < -126 ? -126 : t;
   const float shifted = t + magic;
   const float f = t - (shifted - magic);
   int32_t n;
   memcpy(&n, &shifted, sizeof n);
   n -= 0x4b400000; /* magic */
-  n = n < -126 ? -126 : n;
   n = n > 126 ? 126 : n;
   n = (int32_t)((uint32_t)(n + 127) << 23);
   float power;

@@ -44,7 +44,7 @@ static __attribute__((noinline)) void edge(
 #define VBYTES 64
 #define VL PER_64
 #define MR 14
-#define KC ((int64_t)(1280 / sizeof(real)))
+#define KC ((int64_t)(1536 / sizeof(real)))
 #define NB 512
 #include "kernels/gemm_isa.h"
 #endif
@@ -108,7 +108,7 @@ void K(gemm)(bool ta, bool tb, int64_t M, int64_t N, int64_t Kn, real alpha, con
     int64_t tiles = ceil_div(M, mb) * ceil_div(N, nb);
     double each = (double)mb * (double)nb * (double)Kn;
     int64_t longer = imax(mb, nb);
-    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 512;
+    bool more = tiles < 4 ? each > 1e6 && longer > 32 : tiles < 16 && each > 3e7 && longer >= 1024;
     if (!more) {
       break;
     }

@@ -11,10 +11,11 @@
 #include "kernels/vmath.h"
 
 enum {
-  BLOCK_LOGITS = 1 << 18, /* logits in a block, 1 MiB of floats, where that is not narrower than */
-  BLOCK_MIN = 512,        /* columns */
+  BLOCK_LOGITS = 1 << 19, /* logits in a block, 2 MiB of floats, where that is not narrower than */
+  BLOCK_MIN = 1024,       /* columns */
   PART_MOST = 2048,       /* rows whose gradient stays in the caches too */
-  ROWS = 16               /* rows in a task */
+  ROWS = 16,              /* rows in a task */
+  PIECE = 256             /* exponentials on the way to their sum */
 };
 
 /* Rows of a part: fixed by the sizes, all parts but the last equal. */
@@ -37,9 +38,9 @@ int64_t K(token_logprob_stats)(int64_t M, int64_t V) {
 }
 
 /* x [m,C] and its gradient, the running maximum and sum, logits, and their gradient */
-int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V) {
+int64_t K(token_logprob_scratch)(int64_t M, int64_t C, int64_t V, int blocks) {
   const int64_t m = part_rows(M);
-  return 2 * m * C + 4 * m + 2 * m * block_width(M, V);
+  return 2 * m * C + 4 * m + blocks * m * block_width(M, V);
 }
 
 typedef real_bits vec_bits __attribute__((vector_size(32)));
@@ -98,44 +99,48 @@ PL_INLINE real largest(int64_t n, const real *z) {
   return top;
 }
 
+/* The sum of exp(z - top), and each of them in e where it is kept. By pieces that stay in the L1
+ * cache, so that every loop is a simple one. */
+PL_INLINE real numerators(int64_t n, const real *z, real top, act *e) {
+  real p[PIECE];
+  vec sum[4] = {{0}};
+  real s = 0;
+  for (int64_t i = 0; i < n; i += PIECE) {
+    const int64_t m = imin(PIECE, n - i);
+    for (int64_t k = 0; k < m; k++) {
+      p[k] = k_exp_below(z[i + k] - top);
+    }
+    int64_t k = 0;
+    for (; k + 4 * PL_LANES <= m; k += 4 * PL_LANES) {
+      for (int l = 0; l < 4; l++) {
+        sum[l] += vload(p + k + l * PL_LANES);
+      }
+    }
+    for (; k < m; k++) {
+      s += p[k];
+    }
+    if (e) {
+#if PL_IS_HALF
+      pl_bf16_row(m, p, e + i); /* in one instruction where the processor has it */
+#else
+      memcpy(e + i, p, (size_t)m * sizeof *p);
+#endif
+    }
+  }
+  real lane[PL_LANES];
+  vstore(lane, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (int k = 0; k < PL_LANES; k++) {
+    s += lane[k];
+  }
+  return s;
+}
+
 /* Rows of one block: z -> maximum, sum, the target's logit, and e where it is kept. */
 PL_INLINE void forward_row(const head_job *j, int64_t i, bool first) {
-  const real *restrict z = j->z + i * j->nb;
+  const real *z = j->z + i * j->nb;
   const int64_t n = j->nb;
-  int64_t v = 0;
-  real top = largest(n, z);
-  real sum[16] = {0};
-  real s = 0;
-  if (j->e) {
-    act *restrict e = j->e + i * n;
-    for (v = 0; v + 16 <= n; v += 16) {
-      for (int k = 0; k < 16; k++) {
-        real p = k_exp_below(z[v + k] - top);
-        sum[k] += p;
-        e[v + k] = act_of(p);
-      }
-    }
-    for (; v < n; v++) {
-      real p = k_exp_below(z[v] - top);
-      s += p;
-      e[v] = act_of(p);
-    }
-  } else {
-    for (v = 0; v + 16 <= n; v += 16) {
-      for (int k = 0; k < 16; k++) {
-        sum[k] += k_exp_below(z[v + k] - top);
-      }
-    }
-    for (; v < n; v++) {
-      s += k_exp_below(z[v] - top);
-    }
-  }
-  for (int w = 8; w > 0; w /= 2) {
-    for (int k = 0; k < w; k++) {
-      sum[k] += sum[k + w];
-    }
-  }
-  s += sum[0];
+  const real top = largest(n, z);
+  const real s = numerators(n, z, top, j->e ? j->e + i * n : NULL);
   j->top[i] = top;
   if (first) {
     j->run_top[i] = top;

@@ -174,11 +174,16 @@ static pl_status thread_rooms(pl_ctx *c, pl_pass *p, int64_t positions) {
   if (each <= p->scratch_each && threads <= p->scratch_threads) {
     return PL_OK;
   }
+  const int64_t grown = each > 2 * p->scratch_each ? each : 2 * p->scratch_each;
   pl_free(c, p->scratch);
-  p->scratch_each = each > 2 * p->scratch_each ? each : 2 * p->scratch_each;
+  p->scratch_each = 0; /* nothing, should there be no memory */
+  p->scratch = pl_alloc(c, (size_t)grown * (size_t)threads);
+  if (p->scratch == NULL) {
+    return PL_ENOMEM;
+  }
+  p->scratch_each = grown;
   p->scratch_threads = threads;
-  p->scratch = pl_alloc(c, (size_t)p->scratch_each * (size_t)threads);
-  return p->scratch == NULL ? PL_ENOMEM : PL_OK;
+  return PL_OK;
 }
 
 pl_status pl_pass_prepare(pl_ctx *c, pl_pass *p, int64_t n) {
@@ -332,9 +337,13 @@ static void attend(pl_pass *p, const pl_member *me, int64_t n, int64_t layer) {
     pl_team_share(me, last, &first, &last);
   }
   int64_t tile = 0;
+  int64_t taken = by_rows ? pl_team_take(me) : 0;
   for (int64_t i = 0; i < n; tile++) {
     const int64_t k = together_from(p, i, n);
-    const bool mine = !by_rows || tile % me->size == me->rank;
+    const bool mine = !by_rows || tile == taken;
+    if (by_rows && mine) {
+      taken = pl_team_take(me);
+    }
     for (int64_t head = first; head < last && mine; head += p->together) {
       const int64_t heads = last - head < p->together ? last - head : p->together;
       if (i + k < n) { /* what comes next is on its way while these work */

@@ -439,7 +439,7 @@ static void draw_rows(void *arg, const pl_member *me) {
       pl_pass_head_in(p, i, h, pl_sample_inverse(&r->r.sampling));
     }
     pl_pass_head(p, me, n);
-    for (int64_t i = me->rank; i < n; i += me->size) {
+    for (int64_t i = pl_team_take(me); i < n; i = pl_team_take(me)) {
       draw(g, lo + i, p->logits + i * V, p->chunks + i * pl_chunks(V));
     }
     pl_team_meet(me); /* the logits are free again */

@@ -298,6 +298,25 @@ TEST(nothing_is_recorded_without_need) {
   }
 }
 
+/* the value of x was not kept for w, which wanted no gradient when y was computed */
+TEST(a_leaf_marked_later_joins_no_graph) {
+  pl_tensor *a = full(3, true, 2);
+  pl_tensor *w = full(2, false, 2);
+  pl_tensor *one = full(1, false, 2);
+  pl_tensor *x = op2("mul", a, one);
+  pl_tensor *y = op2("mul", x, w);
+  pl_tensor *s = total(y);
+  CHECK_OK(pl_set_requires_grad(ctx(), w, true));
+  CHECK_OK(pl_backward(ctx(), s, NULL));
+  CHECK(w->grad == NULL);
+  REQUIRE(a->grad != NULL);
+  CHECK(item(a->grad) == 2);
+  pl_tensor *all[] = {a, w, one, x, y, s};
+  for (int k = 0; k < 6; k++) {
+    pl_tensor_unref(all[k]);
+  }
+}
+
 TEST(backward_checks_its_gradient) {
   pl_tensor *w = full(1, true, 2);
   pl_tensor *y = op1("exp", w);

@@ -1,6 +1,7 @@
 /* Status, memory, buffers, random numbers, parallel loops, hashes, clock. */
 #include "harness.h"
 
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -542,6 +543,43 @@ static void sum_block(void *arg, int64_t block) {
 static void outer_block(void *arg, int64_t block) {
   (void)block;
   pl_parallel(64, sum_block, (sums *)arg + block);
+}
+
+enum { ITEMS = 100, PHASES = 3 };
+
+typedef struct taking {
+  atomic_int taken[PHASES][ITEMS];
+  atomic_int too_early; /* an item of a phase that began before the last one had ended */
+} taking;
+
+static void take_items(void *arg, const pl_member *me) {
+  taking *t = arg;
+  for (int phase = 0; phase < PHASES; phase++) {
+    for (int64_t i = pl_team_take(me); i < ITEMS; i = pl_team_take(me)) {
+      atomic_fetch_add(&t->taken[phase][i], 1);
+      for (int k = 0; phase > 0 && k < ITEMS; k++) {
+        atomic_fetch_add(&t->too_early, atomic_load(&t->taken[phase - 1][k]) != 1);
+      }
+    }
+    pl_team_meet(me);
+  }
+}
+
+TEST(a_team_takes_every_item_once) {
+  const int before = pl_threads();
+  static const int threads[] = {1, 2, 3, 7};
+  for (size_t k = 0; k < 4; k++) {
+    pl_set_threads(threads[k]);
+    for (int repeat = 0; repeat < 5; repeat++) {
+      taking t = {.too_early = 0};
+      pl_team_run(take_items, &t);
+      for (int i = 0; i < PHASES * ITEMS; i++) {
+        CHECK_INT(t.taken[i / ITEMS][i % ITEMS], 1);
+      }
+      CHECK_INT(t.too_early, 0);
+    }
+  }
+  pl_set_threads(before);
 }
 
 TEST(parallel_loops_give_the_same_on_any_number_of_threads) {

@@ -259,7 +259,7 @@ TEST_OF(N(token_logprob_matches_twin)) {
     T *stats = memory((size_t)N(pl_token_logprob_stats)(m, v) * sizeof *stats);
     T *gh = memory((size_t)(n * c) * sizeof *gh);
     T *gw = memory((size_t)(v * c) * sizeof *gw);
-    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v) * sizeof *scratch);
+    T *scratch = memory((size_t)N(pl_token_logprob_scratch)(m, c, v, 2) * sizeof *scratch);
     double *OUT = doubles(m, 4);
     double *GH = doubles(n * c, 5);
     double *GW = doubles(v * c, 6);
@@ -323,7 +323,7 @@ static size_t N(mixed)(char *out, size_t most) {
   KEEP(z, R * V);
   N(pl_gemm)(true, false, V, C, R, 1, z, V, x, C, 1, gw, C);
   KEEP(gw, V * C);
-  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V) * sizeof *scratch);
+  T *scratch = memory((size_t)N(pl_token_logprob_scratch)(R, C, V, 2) * sizeof *scratch);
   T *stats = memory((size_t)N(pl_token_logprob_stats)(R, V) * sizeof *stats);
   N(pl_token_logprob)(R, C, V, x, rows, w, ids, z, stats, NULL, scratch);
   release(scratch), release(stats);

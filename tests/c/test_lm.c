@@ -771,5 +771,17 @@ TEST(lm_scoring_beside_generation) {
   CHECK(pl_generator_score(ctx(), g, text, 10, 0, lp, tops) == PL_EINVAL);
   CHECK(strstr(ctx()->err, "token id 37") != NULL);
   pl_generator_free(ctx(), g);
+  /* where there was no memory, the next try finds nothing half made */
+  text[3] = 0;
+  pl_status st = PL_ENOMEM;
+  for (int64_t at = 1; st == PL_ENOMEM && at < 500; at++) {
+    REQUIRE(pl_generator_new(ctx(), d, PL_PACK_F32, 2, NULL, 0, &g) == PL_OK);
+    ctx()->mem.fail_at = at;
+    st = pl_generator_score(ctx(), g, text, 60, 0, lp, tops);
+    ctx()->mem.fail_at = 0;
+    CHECK(pl_generator_score(ctx(), g, text, 60, 0, lp, tops) == PL_OK);
+    pl_generator_free(ctx(), g);
+  }
+  CHECK(st == PL_OK);
   pl_decoder_free(ctx(), d);
 }

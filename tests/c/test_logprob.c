@@ -45,7 +45,7 @@ static head *made(void) {
 
 static void half(head *t, bool keep) {
   float *stats = memory((size_t)pl_token_logprob_stats_bf16(M, V) * sizeof *stats);
-  float *scratch = memory((size_t)pl_token_logprob_scratch_bf16(M, C, V) * sizeof *scratch);
+  float *scratch = memory((size_t)pl_token_logprob_scratch_bf16(M, C, V, 2) * sizeof *scratch);
   pl_bf16 *kept = keep ? memory(sizeof *kept * M * V) : NULL;
   memset(t->gh, 0, sizeof t->gh);
   pl_token_logprob_bf16(M, C, V, t->h, t->rows, t->w, t->ids, t->out, stats, kept, scratch);
@@ -58,7 +58,7 @@ static void half(head *t, bool keep) {
 
 static void exact(head *t) {
   double *stats = memory((size_t)pl_token_logprob_stats_f64(M, V) * sizeof *stats);
-  double *scratch = memory((size_t)pl_token_logprob_scratch_f64(M, C, V) * sizeof *scratch);
+  double *scratch = memory((size_t)pl_token_logprob_scratch_f64(M, C, V, 2) * sizeof *scratch);
   pl_token_logprob_f64(M, C, V, t->hd, t->rows, t->wd, t->ids, t->outd, stats, NULL, scratch);
   pl_token_logprob_back_f64(M, C, V, t->hd, t->rows, t->wd, t->ids, t->outd, stats, t->gd, t->ghd,
                             t->gwd, NULL, scratch);
@@ -121,7 +121,7 @@ typedef struct many {
 /* Rows i0..i0+n in one call. */
 static void some(many *t, int i0, int n, bool listed, bool keep, double *gw) {
   REQUIRE(pl_token_logprob_stats_f64(n, MV) <= 2 * MANY);
-  double *scratch = memory((size_t)pl_token_logprob_scratch_f64(n, MC, MV) * sizeof *scratch);
+  double *scratch = memory((size_t)pl_token_logprob_scratch_f64(n, MC, MV, 2) * sizeof *scratch);
   const int32_t *rows = listed ? t->rows + i0 : NULL;
   const double *h = listed ? t->h : t->h + i0 * MC;
   double *gh = listed ? t->gh : t->gh + i0 * MC;

@@ -149,9 +149,10 @@ TEST_OF(N_(activations_match_their_formulas)) {
   for (int o = 0; o < 3; o++) {
     out[o] = memory(COUNT * sizeof(A));
   }
-  static const double edges[] = {0, -0.0, 1e4, -1e4, 100, -100, 20, -20, 1e-30, -1e-30};
+  static const double edges[] = {0, -0.0, 1e4, -1e4, 100, -100, 20, -20, 1e-30, -1e-30,
+                                 550, -550, 1e7,  -1e7};
   for (int i = 0; i < COUNT; i++) { /* within +-8, and the edges */
-    ta[i] = OF(i < 10 ? edges[i] : 4 * a[i]);
+    ta[i] = OF(i < 14 ? edges[i] : 4 * a[i]);
     a[i] = BACK(ta[i]);
   }
   N_(pl_silu_mul)(COUNT, ta, tb, out[0]);
