@@ -30,12 +30,8 @@ local function essential(model, o)
   return out
 end
 
--- What a checkpoint must match, one text a thing so that an error can name what changed. The
--- scratch directory of a stage is named after all this already.
+-- What a checkpoint must match, one text a thing so that an error can name what changed.
 local function identity_of(name, model, rows, o)
-  if not o.save_dir then
-    return { trainer = name }
-  end
   local out = { trainer = name, model = model:hash(), data = data.from(rows):hash(),
     eval = o.eval and data.from(o.eval.data):hash() }
   for key, value in pairs(essential(model, o)) do
@@ -131,7 +127,7 @@ local function run(spec, model, rows, o)
     local set = dataset(where, "data", rows)
     local policy = o.in_place and model or model:clone()
     local scratch = o.scratch or ctx.scratch
-    local identity = identity_of(spec.name, model, set, o)
+    local identity = (o.save_dir or scratch) and identity_of(spec.name, model, set, o)
     local task = spec.make(policy, not o.in_place and model or nil, set:rows())
     if o.eval then
       local held = dataset(where, "eval.data", o.eval.data)
