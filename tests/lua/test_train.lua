@@ -378,6 +378,48 @@ T.test("pretrain_packs_documents", function()
   })
 end)
 
+-- The rows that scoring and fine-tuning read: a post-processor may add tokens of its own to the tokenizer's.
+T.test("pretrain_has_one_bos_and_one_end_token", function()
+  local core = require "perilune.core"
+  local plain = require("perilune.world.text").tokenizer()
+  local eos, bos = plain:token_to_id "</s>", plain:token_to_id "<unk>" -- any special token can be the BOS
+  local words = plain:encode " red blue"
+  local function special(id, name) return { id = name, ids = { id }, tokens = { name } } end
+  local function with_processor(front, back)
+    local t = core.base.json_decode(plain:json())
+    local function template(...)
+      local out = { ... }
+      if front then table.insert(out, 1, { SpecialToken = { id = "<unk>", type_id = 0 } }) end
+      if back then table.insert(out, { SpecialToken = { id = "</s>", type_id = 0 } }) end
+      return out
+    end
+    local a, b = { Sequence = { id = "A", type_id = 0 } }, { Sequence = { id = "B", type_id = 0 } }
+    t.post_processor = { type = "TemplateProcessing", single = template(a), pair = template(a, b),
+      special_tokens = { ["</s>"] = special(eos, "</s>"), ["<unk>"] = special(bos, "<unk>") } }
+    return core.text.from_json(core.base.json_encode(t))
+  end
+  local function ids_of(tokenizer, text)
+    local m = pl.models.new({ vocab_size = plain:vocab_size(), hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1,
+      num_attention_heads = 1, max_position_embeddings = 32, eos_token_id = eos }, { tokenizer = tokenizer })
+    local task = require("perilune.train.pretrain").make("x", m, { { text = text } }, { block_size = 32 })
+    return task.shown(1).ids, m
+  end
+  for _, case in ipairs {
+    { false, true, " red blue", { words[1], words[2], eos } },
+    { true, false, " red blue", { bos, words[1], words[2], eos } },
+    { true, true, " red blue", { bos, words[1], words[2], eos } },
+    { true, false, "<unk> red blue", { bos, words[1], words[2], eos } },
+  } do
+    local got, m = ids_of(with_processor(case[1], case[2]), case[3])
+    T.eq(got, case[4])
+    T.eq(got, m:tokenize_rows({ { text = case[3] } })[1].ids)
+  end
+  T.eq((ids_of(plain, " red blue</s>")), { words[1], words[2], eos })
+  T.eq((ids_of(plain, { 5, 6, eos })), { 5, 6, eos })
+  T.raises(function() pl.train.pretrain(tiny, { { text = "red" } }, { block_size = 16 }) end,
+    "train.pretrain: row 1 is a text, and this model has no tokenizer")
+end)
+
 T.test("pretrain_documents_do_not_see_each_other", function()
   local m = tiny:clone()
   local one = m:completion_logprobs { { ids = { 5, 6, 7 }, start = 2 }, { ids = { 8, 9 }, start = 2 } }
