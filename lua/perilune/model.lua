@@ -131,12 +131,13 @@ local function eos_ids(of)
   return type(v) == "table" and v or {}
 end
 
----Ids that end an answer: eos_token_id of generation_config.json and of config.json, each one id or a list.
+---Ids that end an answer: eos_token_id of generation_config.json and of config.json, each one id or a list,
+---and end_token(): what training closes an answer with.
 ---@return integer[]
 function Model:stop_ids()
   local seen, out = {}, {}
-  for _, of in ipairs { self.generation_config, self.config } do
-    for _, id in ipairs(eos_ids(of)) do
+  for _, list in ipairs { eos_ids(self.generation_config), eos_ids(self.config), { self:end_token() } } do
+    for _, id in ipairs(list) do
       if not seen[id] then out[#out + 1] = id end
       seen[id] = true
     end

@@ -364,6 +364,24 @@ T.test("sft_end_token_is_trained", function()
   T.ok(cut[1].ids[#cut[1].ids] ~= m:end_token())
 end)
 
+-- tokenizer_config.json may name another end token than config.json: what is trained as the end ends.
+T.test("sft_end_token_of_the_tokenizer_ends_an_answer", function()
+  local made = require "tests.lua.tiny"(1)
+  local dir, eos = T.tmpdir() .. "/other-end", made:end_token()
+  local other = made.tokenizer:token_to_id "<unk>"
+  made.files["tokenizer_config.json"] = pl.json.encode { eos_token = "<unk>" }
+  made:save(dir)
+  local m = pl.load(dir)
+  T.eq(m:end_token(), other)
+  T.eq(m:stop_ids(), { eos, other })
+  local rows = { { prompt = " red", completion = " blue" } }
+  local out = pl.train.sft(m, rows, { lr = 3e-2, epochs = 20, batch_size = 1, lr_scheduler = "constant" })
+  local g = out:generate({ " red" }, { temperature = 0, max_tokens = 8 })[1]
+  T.eq(g.finish, "stop")
+  T.eq(g.ids, { made.tokenizer:token_to_id " blue", other })
+  T.eq(g.text, " blue")
+end)
+
 T.test("pretrain_packs_documents", function()
   local pack = require("perilune.train.pretrain").pack
   local blocks = pack({ { 1, 2, 3, 0 }, { 4, 5, 6, 7, 0 }, { 8, 0 } }, 5)
