@@ -221,6 +221,26 @@ T.test("sft_frozen_parameters_stay", function()
   T.eq(#m:freeze({}):frozen(), 0)
 end)
 
+T.test("train_refuses_options_without_effect", function()
+  local function sft(o) return pl.train.sft(tiny, golden.rows, with({ max_steps = 1 }, o)) end
+  local nowhere = T.tmpdir() .. "/partners"
+  T.raises(function() sft { save_steps = 1 } end, "train.sft: save_steps = 1 has no effect without save_dir")
+  T.raises(function() sft { save_steps = 1, scratch = nowhere } end, "without save_dir") -- scratch is saved by the clock
+  T.raises(function() sft { save_total_limit = 5 } end, "save_total_limit = 5 has no effect without save_dir")
+  T.raises(function() sft { resume = "auto" } end, 'resume = "auto" has no effect without save_dir')
+  T.raises(function() sft { resume = "any-core", scratch = nowhere } end, 'resume = "any-core" has no effect')
+  T.raises(function() sft { lr_scheduler = "constant", min_lr_ratio = 0.5 } end,
+    'min_lr_ratio = 0.5 has no effect with lr_scheduler = "constant"')
+  T.raises(function() pl.train.pretrain(tiny, golden.rows, { save_steps = 1 }) end, "train.pretrain: save_steps")
+  T.raises(function() pl.train.preference(tiny, golden.pairs, { resume = "never" }) end, "train.preference: resume")
+  local ok, message = pcall(function() return (pl.train.sft(tiny, golden.rows, { save_steps = 1 })) end)
+  T.ok(not ok and message:find "test_train%.lua:%d+: train%.sft", message) -- where the user wrote it
+  for _, o in ipairs { { resume = "never", scratch = nowhere }, { lr_scheduler = "constant" }, { min_lr_ratio = 0.5 },
+    { save_dir = nowhere, save_steps = 1, save_total_limit = 1, resume = "any-core" } } do
+    T.eq(#sft(o).history, 1)
+  end
+end)
+
 T.test("train_without_rows_to_evaluate_on", function()
   T.raises(function() pl.train.sft(tiny, golden.rows, { max_steps = 1, eval = { data = {} } }) end,
     "eval: no rows to evaluate on")

@@ -65,7 +65,7 @@ function loop.spec(defaults)
     in_place = { false, doc = "train the argument itself" },
     cache = { false, doc = "remember the result also outside a recipe's run" },
     label = { type = "string", doc = "what the progress line calls it" },
-    scratch = { type = "string", doc = "directory for checkpoints that only a killed run needs: those of this very training are gone on from" },
+    scratch = { type = "string", doc = "directory for checkpoints that only a killed run needs; those of another training are skipped" },
   }
 end
 
