@@ -116,7 +116,7 @@ end
 ---dtype: with f32, logprob is the score of the same ids to 1e-4 a token. With bf16 (weights, activations, keys and
 ---values rounded) and int8 (weights and what they are multiplied with in 8 bits, with scales; keys and values bf16) it
 ---differs by about 0.01 and 0.04 a token, at most some tenths.
----generation_config.json gives the stop ids; its temperature, top_p and the like are not used.
+---What ends an answer is model:stop_ids(); temperature, top_p and the like of generation_config.json are not used.
 ---@param model table
 ---@param prompts table # texts, lists of ids, or rows with .prompt
 ---@param opts? table

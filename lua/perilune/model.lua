@@ -2,6 +2,7 @@
 --- and what can be asked of them. The mathematics is C (core.lm); how families
 --- differ is lua/perilune/models/. It must not train and must not read files.
 local core = require "perilune.core"
+local options = require "perilune.options"
 local rows = require "perilune.rows"
 local lm = core.lm
 
@@ -99,8 +100,19 @@ end
 ---@param names string[]
 ---@return perilune.Model self
 function Model:freeze(names)
-  local wanted = {}
-  for _, name in ipairs(names) do wanted[name] = true end
+  if type(names) ~= "table" then
+    error(("freeze: wanted a list of weights' names, got %s"):format(
+      type(names) == "string" and ("%q"):format(names) or "a " .. type(names)), 2)
+  end
+  local known, wanted = {}, {}
+  for i, p in ipairs(self.params) do known[i], wanted[p.name] = p.name, false end
+  for at, name in pairs(names) do
+    if math.type(at) ~= "integer" or type(name) ~= "string" then
+      error(("freeze: wanted a list of weights' names, got %s = a %s in it"):format(tostring(at), type(name)), 2)
+    end
+    if wanted[name] == nil then error("freeze: " .. options.unknown("weight", name, known), 2) end
+    wanted[name] = true
+  end
   for _, p in ipairs(self.params) do p:requires_grad_(not wanted[p.name]) end
   return self
 end
@@ -119,12 +131,13 @@ local function eos_ids(of)
   return type(v) == "table" and v or {}
 end
 
----Ids that end an answer: eos_token_id of generation_config.json and of config.json, each one id or a list.
+---Ids that end an answer: eos_token_id of generation_config.json and of config.json, each one id or a list,
+---and end_token(): what training closes an answer with.
 ---@return integer[]
 function Model:stop_ids()
   local seen, out = {}, {}
-  for _, of in ipairs { self.generation_config, self.config } do
-    for _, id in ipairs(eos_ids(of)) do
+  for _, list in ipairs { eos_ids(self.generation_config), eos_ids(self.config), { self:end_token() } } do
+    for _, id in ipairs(list) do
       if not seen[id] then out[#out + 1] = id end
       seen[id] = true
     end

@@ -45,24 +45,33 @@ local function is_ids(v)
   return type(v) == "table" and math.type(v[1]) ~= nil
 end
 
----Token ids of a text, with the BOS that the tokenizer declares once. The list is shared: do not change it.
+---Token ids of a text, with the BOS that the tokenizer declares once. The list is the caller's own.
 ---@param model table
 ---@param text string
 ---@return integer[]
-function rows.encode(model, text)
+function rows.encode_new(model, text)
   local tok = model.tokenizer
   if not tok then
     error("this model has no tokenizer: pass lists of token ids instead of text", 0)
   end
+  local ids = tok:encode(text, { add_special_tokens = false })
+  local bos = tok:bos_declared()
+  if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
+  return ids
+end
+
+---The same, remembered. The list is shared: do not change it.
+---@param model table
+---@param text string
+---@return integer[]
+function rows.encode(model, text)
   local cache = model.token_cache
-  if cache.tokenizer ~= tok or cache.n > CACHE_ENTRIES then
-    cache.tokenizer, cache.n, cache.of = tok, 0, {}
+  if cache.tokenizer ~= model.tokenizer or cache.n > CACHE_ENTRIES then
+    cache.tokenizer, cache.n, cache.of = model.tokenizer, 0, {}
   end
   local ids = cache.of[text]
   if ids then return ids end
-  ids = tok:encode(text, { add_special_tokens = false })
-  local bos = tok:bos_declared()
-  if bos and ids[1] ~= bos then table.insert(ids, 1, bos) end
+  ids = rows.encode_new(model, text)
   if #text <= CACHE_TEXT then
     cache.of[text] = ids
     cache.n = cache.n + 1

@@ -11,9 +11,11 @@ local pl = require "perilune"
 local kind, dir = arg[1], arg[2]
 local g = assert(pl.json.read "tests/golden/train/losses.json")
 local m = pl.load "tests/golden/lm/tied"
-local o = { lr = 1e-2, epochs = 40, batch_size = 2, seed = 3, save_steps = 4, save_dir = dir }
--- slow enough to be hit
-if dir then o.on_step = function() require("perilune.core").base.sleep(0.003) end end
+local o = { lr = 1e-2, epochs = 40, batch_size = 2, seed = 3 }
+if dir then
+  o.save_dir, o.save_steps = dir, 4
+  o.on_step = function() require("perilune.core").base.sleep(0.003) end -- slow enough to be hit
+end
 local out
 if kind == "sft" then
   out = pl.train.sft(m, g.rows, o)
@@ -53,7 +55,7 @@ done
 
 # Ctrl-C between the regular checkpoints keeps what was done.
 dir=$tmp/kept
-sed 's/save_steps = 4/save_steps = 100000/; s/sleep(0.003)/sleep(0.02)/' "$tmp/train.lua" >"$tmp/seldom.lua"
+sed 's/dir, 4$/dir, 100000/; s/sleep(0.003)/sleep(0.02)/' "$tmp/train.lua" >"$tmp/seldom.lua"
 "$bin" "$tmp/seldom.lua" sft "$dir" >"$tmp/out" 2>"$tmp/err" </dev/null &
 pid=$!
 sleep 0.6

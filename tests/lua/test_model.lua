@@ -164,6 +164,30 @@ T.test("save_refuses_what_is_no_model", function()
   T.eq(read(dir .. "/precious.txt"), "x")
 end)
 
+T.test("freeze_takes_names_of_its_weights_only", function()
+  local m = pl.load(GOLDEN .. "/untied")
+  local names = { "lm_head.weight", "model.norm.weight" }
+  m:freeze(names)
+  local before = m:frozen()
+  table.sort(before)
+  T.eq(before, names)
+  local cases = {
+    { { "model.norm.weight", "model.embed_token.weight" }, 'did you mean "model.embed_tokens.weight"' },
+    { { "nothing.like.it" }, 'unknown weight "nothing.like.it" (known: ' },
+    { "model.norm.weight", 'wanted a list of weights\' names, got "model.norm.weight"' },
+    { { ["model.norm.weight"] = true }, "got model.norm.weight = a boolean in it" },
+    { { 3 }, "got 1 = a number in it" },
+    { m:parameters()[1], "got a userdata" },
+  }
+  for _, case in ipairs(cases) do
+    T.raises(m.freeze, case[2], m, case[1])
+    T.eq(#m:frozen(), 2) -- an error changes nothing
+  end
+  T.raises(m.freeze, "got a nil", m)
+  T.raises(function() pl.load(GOLDEN .. "/tied"):freeze { "lm_head.weight" } end, "unknown weight")
+  T.eq(m:freeze({}):frozen(), {})
+end)
+
 T.test("tokenizer_files_are_kept", function()
   local from = T.need_shared() .. "/data/models/stories260K"
   local m = pl.load(from)

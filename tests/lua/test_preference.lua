@@ -366,6 +366,21 @@ T.test("preference_cuts_both_prompts_alike", function()
   T.near(got, { 4, 2, same:item() }, 1e-5)
 end)
 
+T.test("preference_counts_a_cut_pair_once", function()
+  local long, short, prompt = { 9, 8, 7, 2 }, { 3, 2 }, { 5, 6, 7, 8, 9, 10, 11, 12 }
+  local function counted(p, chosen, rejected, max_length)
+    local counts = pl.train.preference(tiny, { { prompt = p, chosen = chosen, rejected = rejected } },
+      { max_steps = 1, batch_size = 1, lr = 1e-4, max_length = max_length }).history.summary.counts
+    return { counts.cut_prompt, counts.cut_completion }
+  end
+  T.eq(counted(prompt, short, short, 10), { 0, 0 })
+  T.eq(counted(prompt, long, short, 10), { 1, 0 })
+  T.eq(counted(prompt, short, long, 10), { 1, 0 })  -- the chosen side is shortened after the rejected one
+  T.eq(counted(prompt, short, long, 9), { 1, 0 })   -- both are cut
+  T.eq(counted(prompt, short, long, 3), { 1, 0 })   -- the rejected answer too: the pair counts as its chosen side
+  T.eq(counted({ 5 }, short, long, 3), { 0, 1 })
+end)
+
 T.test("preference_evaluates_against_the_reference", function()
   local ds = pl.data.from(pairs4)
   local m = pl.train.preference(tiny, ds:slice(1, 3), { lr = 1e-2, epochs = 3, batch_size = 3, eval = { data = ds:slice(4, 4) },

@@ -189,9 +189,43 @@ T.test("resume_failed_save_is_said", function()
   T.raises(function() RUNS.sft_adamw { save_dir = "/proc/nowhere", save_steps = 1 } end, "/proc")
 end)
 
-T.test("resume_scratch_of_a_stage", function()
+-- Runs f with a clock on which each look takes longer than the pause between two saves in a scratch directory.
+local function saving_each_step(f)
+  local now, t = core.now, 0
+  local back <close> = core.finally(function() core.now = now end)
+  core.now = function()
+    t = t + 20
+    return t
+  end
+  return f()
+end
+
+T.test("resume_scratch_of_the_same_training_only", function()
   local whole, dir = RUNS.dpo {}, fresh()
   T.eq(RUNS.dpo({ scratch = dir }):hash(), whole:hash())
+  local o = { scratch = dir }
+  T.raises(function()
+    saving_each_step(function()
+      RUNS.dpo(with(o, { on_step = function(r) if r.step == 4 then error "stopped here" end end }))
+    end)
+  end, "stopped here")
+  T.eq(core.list_dir(dir), { "step-2", "step-3" })
+  local said = {}
+  local progress = require "perilune.study.progress"
+  local say = progress.say
+  do
+    local back <close> = core.finally(function() progress.say = say end)
+    progress.say = function(text) said[#said + 1] = text end
+    local other = RUNS.sft_adamw(o)
+    T.eq(other.history.summary.resumed_after, 0)
+    T.eq(other:hash(), RUNS.sft_adamw({}):hash())
+    T.eq(RUNS.dpo(with(o, { lr = 2e-2 })).history.summary.resumed_after, 0)
+  end
+  T.ok(table.concat(said, "\n"):find("step%-3 holds a checkpoint of another run: .*data.*trainer.* changed since; it is skipped"))
+  T.ok(table.concat(said, "\n"):find("step-3 holds a checkpoint of another run: lr changed since; it is skipped", 1, true))
+  local again = RUNS.dpo(o)
+  T.eq(again.history.summary.resumed_after, 3)
+  T.eq(again:hash(), whole:hash())
 end)
 
 T.done()

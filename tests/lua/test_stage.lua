@@ -202,6 +202,9 @@ T.test("in_place: the argument becomes what is remembered; frozen weights count 
   local untouched = tiny(4)
   pl.recipe({ name = "test", run = function() pl.train.sft(untouched, rows, o) return {} end }):plan()
   T.eq(untouched:hash(), tiny(4):hash(), "a plan trains nothing")
+  -- a stage has a directory that a killed run left checkpoints in: resume needs no save_dir here
+  local afresh = within(function() return pl.train.sft(tiny(4), rows, { lr = 1e-2, max_steps = 2, resume = "never" }) end)
+  T.eq(#afresh.history, 2)
   local name = tiny(4):parameters()[1].name
   local function frozen() return within(function() return pl.train.sft(tiny(4):freeze { name }, rows, { lr = 1e-2, max_steps = 2 }) end) end
   local first, second = frozen(), frozen()

@@ -221,6 +221,26 @@ T.test("sft_frozen_parameters_stay", function()
   T.eq(#m:freeze({}):frozen(), 0)
 end)
 
+T.test("train_refuses_options_without_effect", function()
+  local function sft(o) return pl.train.sft(tiny, golden.rows, with({ max_steps = 1 }, o)) end
+  local nowhere = T.tmpdir() .. "/partners"
+  T.raises(function() sft { save_steps = 1 } end, "train.sft: save_steps = 1 has no effect without save_dir")
+  T.raises(function() sft { save_steps = 1, scratch = nowhere } end, "without save_dir") -- scratch is saved by the clock
+  T.raises(function() sft { save_total_limit = 5 } end, "save_total_limit = 5 has no effect without save_dir")
+  T.raises(function() sft { resume = "auto" } end, 'resume = "auto" has no effect without save_dir')
+  T.raises(function() sft { resume = "any-core", scratch = nowhere } end, 'resume = "any-core" has no effect')
+  T.raises(function() sft { lr_scheduler = "constant", min_lr_ratio = 0.5 } end,
+    'min_lr_ratio = 0.5 has no effect with lr_scheduler = "constant"')
+  T.raises(function() pl.train.pretrain(tiny, golden.rows, { save_steps = 1 }) end, "train.pretrain: save_steps")
+  T.raises(function() pl.train.preference(tiny, golden.pairs, { resume = "never" }) end, "train.preference: resume")
+  local ok, message = pcall(function() return (pl.train.sft(tiny, golden.rows, { save_steps = 1 })) end)
+  T.ok(not ok and message:find "test_train%.lua:%d+: train%.sft", message) -- where the user wrote it
+  for _, o in ipairs { { resume = "never", scratch = nowhere }, { lr_scheduler = "constant" }, { min_lr_ratio = 0.5 },
+    { save_dir = nowhere, save_steps = 1, save_total_limit = 1, resume = "any-core" } } do
+    T.eq(#sft(o).history, 1)
+  end
+end)
+
 T.test("train_without_rows_to_evaluate_on", function()
   T.raises(function() pl.train.sft(tiny, golden.rows, { max_steps = 1, eval = { data = {} } }) end,
     "eval: no rows to evaluate on")
@@ -364,6 +384,24 @@ T.test("sft_end_token_is_trained", function()
   T.ok(cut[1].ids[#cut[1].ids] ~= m:end_token())
 end)
 
+-- tokenizer_config.json may name another end token than config.json: what is trained as the end ends.
+T.test("sft_end_token_of_the_tokenizer_ends_an_answer", function()
+  local made = require "tests.lua.tiny"(1)
+  local dir, eos = T.tmpdir() .. "/other-end", made:end_token()
+  local other = made.tokenizer:token_to_id "<unk>"
+  made.files["tokenizer_config.json"] = pl.json.encode { eos_token = "<unk>" }
+  made:save(dir)
+  local m = pl.load(dir)
+  T.eq(m:end_token(), other)
+  T.eq(m:stop_ids(), { eos, other })
+  local rows = { { prompt = " red", completion = " blue" } }
+  local out = pl.train.sft(m, rows, { lr = 3e-2, epochs = 20, batch_size = 1, lr_scheduler = "constant" })
+  local g = out:generate({ " red" }, { temperature = 0, max_tokens = 8 })[1]
+  T.eq(g.finish, "stop")
+  T.eq(g.ids, { made.tokenizer:token_to_id " blue", other })
+  T.eq(g.text, " blue")
+end)
+
 T.test("pretrain_packs_documents", function()
   local pack = require("perilune.train.pretrain").pack
   local blocks = pack({ { 1, 2, 3, 0 }, { 4, 5, 6, 7, 0 }, { 8, 0 } }, 5)
@@ -376,6 +414,48 @@ T.test("pretrain_packs_documents", function()
     { { ids = { 1, 2, 3, 0 }, start = 2 }, { ids = { 4, 5 }, start = 2 } },
     { { ids = { 6, 7, 0 }, start = 2 }, { ids = { 8, 0 }, start = 2 } },
   })
+end)
+
+-- The rows that scoring and fine-tuning read: a post-processor may add tokens of its own to the tokenizer's.
+T.test("pretrain_has_one_bos_and_one_end_token", function()
+  local core = require "perilune.core"
+  local plain = require("perilune.world.text").tokenizer()
+  local eos, bos = plain:token_to_id "</s>", plain:token_to_id "<unk>" -- any special token can be the BOS
+  local words = plain:encode " red blue"
+  local function special(id, name) return { id = name, ids = { id }, tokens = { name } } end
+  local function with_processor(front, back)
+    local t = core.base.json_decode(plain:json())
+    local function template(...)
+      local out = { ... }
+      if front then table.insert(out, 1, { SpecialToken = { id = "<unk>", type_id = 0 } }) end
+      if back then table.insert(out, { SpecialToken = { id = "</s>", type_id = 0 } }) end
+      return out
+    end
+    local a, b = { Sequence = { id = "A", type_id = 0 } }, { Sequence = { id = "B", type_id = 0 } }
+    t.post_processor = { type = "TemplateProcessing", single = template(a), pair = template(a, b),
+      special_tokens = { ["</s>"] = special(eos, "</s>"), ["<unk>"] = special(bos, "<unk>") } }
+    return core.text.from_json(core.base.json_encode(t))
+  end
+  local function ids_of(tokenizer, text)
+    local m = pl.models.new({ vocab_size = plain:vocab_size(), hidden_size = 8, intermediate_size = 8, num_hidden_layers = 1,
+      num_attention_heads = 1, max_position_embeddings = 32, eos_token_id = eos }, { tokenizer = tokenizer })
+    local task = require("perilune.train.pretrain").make("x", m, { { text = text } }, { block_size = 32 })
+    return task.shown(1).ids, m
+  end
+  for _, case in ipairs {
+    { false, true, " red blue", { words[1], words[2], eos } },
+    { true, false, " red blue", { bos, words[1], words[2], eos } },
+    { true, true, " red blue", { bos, words[1], words[2], eos } },
+    { true, false, "<unk> red blue", { bos, words[1], words[2], eos } },
+  } do
+    local got, m = ids_of(with_processor(case[1], case[2]), case[3])
+    T.eq(got, case[4])
+    T.eq(got, m:tokenize_rows({ { text = case[3] } })[1].ids)
+  end
+  T.eq((ids_of(plain, " red blue</s>")), { words[1], words[2], eos })
+  T.eq((ids_of(plain, { 5, 6, eos })), { 5, 6, eos })
+  T.raises(function() pl.train.pretrain(tiny, { { text = "red" } }, { block_size = 16 }) end,
+    "train.pretrain: row 1 is a text, and this model has no tokenizer")
 end)
 
 T.test("pretrain_documents_do_not_see_each_other", function()

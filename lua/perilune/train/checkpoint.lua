@@ -32,7 +32,7 @@ local function must(ok, why)
 end
 
 ---@param spec {dir: string, keep: integer, identity: table<string, string>, strict: boolean, any_core: boolean}
----identity: name -> text; a checkpoint of another identity is an error where strict, skipped otherwise
+---identity: name -> text; a checkpoint of another identity is an error where strict, else skipped, and that is said
 ---@return perilune.Saver
 function checkpoint.new(spec)
   return setmetatable({
@@ -175,10 +175,11 @@ function Saver:newest()
     if bad then
       progress.say(("  checkpoint %s is skipped: %s"):format(dir, bad))
     elseif #other > 0 then
+      local text = ("%s holds a checkpoint of another run: %s changed since"):format(dir, table.concat(other, ", "))
       if self.strict then
-        error(("%s holds a checkpoint of another run: %s changed since; choose another save_dir, or resume = \"never\" "
-          .. "to start afresh in its place"):format(dir, table.concat(other, ", ")), 0)
+        error(text .. "; choose another save_dir, or resume = \"never\" to start afresh in its place", 0)
       end
+      progress.say("  " .. text .. "; it is skipped")
     elseif state.kernels ~= core.isa() and not self.any_core then
       local text = ("%s was written with the kernels for %s, these are %s: the bits would differ"):format(dir,
         tostring(state.kernels), core.isa())

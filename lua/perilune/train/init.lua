@@ -22,6 +22,29 @@ local function check_model(where, model)
   end
 end
 
+-- An option that nothing would read is an error that names what it wants beside it. `given` is what the
+-- caller wrote, without defaults.
+local function check_partners(where, given, o)
+  local function fail(key, why)
+    error(("%s: %s = %s has no effect %s"):format(where, key, type(given[key]) == "string" and ("%q"):format(given[key])
+      or tostring(given[key]), why), 4)
+  end
+  given = given or {}
+  for _, key in ipairs { "save_steps", "save_total_limit" } do
+    if given[key] ~= nil and not o.save_dir then
+      fail(key, "without save_dir, the directory for checkpoints")
+    end
+  end
+  -- a run's stages, and remembered ones, have a scratch directory of their own
+  local scratch = o.resume ~= "any-core" and (o.scratch or o.cache or stage.current())
+  if given.resume ~= nil and not o.save_dir and not scratch then
+    fail("resume", "without save_dir, the directory for checkpoints")
+  end
+  if given.min_lr_ratio ~= nil and o.lr_scheduler == "constant" then
+    fail("min_lr_ratio", "with lr_scheduler = \"constant\"; choose another, or leave it out")
+  end
+end
+
 -- The options that the result depends on, and which weights are frozen, where some are.
 local function essential(model, o)
   local out = loop.essential(o)
@@ -30,12 +53,8 @@ local function essential(model, o)
   return out
 end
 
--- What a checkpoint must match, one text a thing so that an error can name what changed. The
--- scratch directory of a stage is named after all this already.
+-- What a checkpoint must match, one text a thing so that an error can name what changed.
 local function identity_of(name, model, rows, o)
-  if not o.save_dir then
-    return { trainer = name }
-  end
   local out = { trainer = name, model = model:hash(), data = data.from(rows):hash(),
     eval = o.eval and data.from(o.eval.data):hash() }
   for key, value in pairs(essential(model, o)) do
@@ -131,7 +150,7 @@ local function run(spec, model, rows, o)
     local set = dataset(where, "data", rows)
     local policy = o.in_place and model or model:clone()
     local scratch = o.scratch or ctx.scratch
-    local identity = identity_of(spec.name, model, set, o)
+    local identity = (o.save_dir or scratch) and identity_of(spec.name, model, set, o)
     local task = spec.make(policy, not o.in_place and model or nil, set:rows())
     if o.eval then
       local held = dataset(where, "eval.data", o.eval.data)
@@ -180,6 +199,7 @@ local SFT = loop.spec { lr = 2e-5, epochs = 3, batch_size = 8, lr_scheduler = "l
 function train.sft(model, rows, opts)
   check_model("train.sft", model)
   local o = options.resolve("train.sft", SFT, opts)
+  check_partners("train.sft", opts, o)
   return run({
     name = "sft",
     make = function(policy, _, list)
@@ -199,6 +219,7 @@ PRETRAIN.block_size = { 64, min = 2, doc = "tokens of a block" }
 function train.pretrain(model, documents, opts)
   check_model("train.pretrain", model)
   local o = options.resolve("train.pretrain", PRETRAIN, opts)
+  check_partners("train.pretrain", opts, o)
   return run({
     name = "pretrain",
     make = function(policy, _, list)
@@ -218,6 +239,7 @@ local PREFERENCE = loop.spec { lr = 1e-6, epochs = 3, batch_size = 8, lr_schedul
 function train.preference(model, rows, opts)
   check_model("train.preference", model)
   local o, own, def = preference.options("train.preference", PREFERENCE, opts)
+  check_partners("train.preference", opts, o)
   if def.own then
     -- the loss's own options are part of what the result depends on
     o.own = own

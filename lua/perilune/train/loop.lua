@@ -65,7 +65,7 @@ function loop.spec(defaults)
     in_place = { false, doc = "train the argument itself" },
     cache = { false, doc = "remember the result also outside a recipe's run" },
     label = { type = "string", doc = "what the progress line calls it" },
-    scratch = { type = "string", doc = "directory for checkpoints of the caller's own stage" },
+    scratch = { type = "string", doc = "directory for checkpoints that only a killed run needs; those of another training are skipped" },
   }
 end
 
@@ -375,7 +375,7 @@ end
 ---@class perilune.LoopContext
 ---@field scratch string? directory for checkpoints that only a killed run needs
 ---@field metric fun(record: table)? gets every record at once
----@field identity table what a checkpoint must match: name -> plain value
+---@field identity table? what a checkpoint must match, where any is kept: name -> plain value
 
 ---Trains `model` itself on a task and returns its history.
 ---@param model perilune.Model

@@ -120,12 +120,13 @@ local function tokenize(where, model, rows, max_length)
   local counts = sft.count(chosen)
   for i, c in ipairs(chosen) do
     local r = rejected[i]
+    local cut = not c.cut and r.cut -- as they came: what is shortened below is marked as cut too
     if c.start ~= r.start and (c.cut or r.cut) then
       local n = math.min(c.start, r.start) - 1
       shorten_prompt(c.start > r.start and c or r, n, bos)
     end
-    if not c.cut and r.cut then
-      counts["cut_" .. r.cut] = counts["cut_" .. r.cut] + 1
+    if cut then
+      counts["cut_" .. cut] = counts["cut_" .. cut] + 1
     end
   end
   return { chosen = chosen, rejected = rejected, counts = counts }

@@ -1,7 +1,8 @@
---- Training on plain documents ({ text = .. }): tokens of all documents, an end token after
---- each, cut into blocks of block_size. A block boundary cuts a document; the rest of it
+--- Training on plain documents ({ text = .. }): tokens of all documents as rows.lua makes them,
+--- each closed by one end token, cut into blocks of block_size. A block boundary cuts a document; the rest of it
 --- begins the next block. Documents of one block do not see each other (each is a
 --- sequence of its own), and every token but a sequence's first is trained.
+local row_tokens = require "perilune.rows"
 local sft = require "perilune.train.sft"
 
 local pretrain = {}
@@ -54,13 +55,18 @@ function pretrain.make(where, model, rows, o)
   for i, row in ipairs(rows) do
     local text, ids = row.text, nil
     if type(text) == "string" then
-      ids = model.tokenizer:encode(text)
+      if not model.tokenizer then
+        error(("%s: row %d is a text, and this model has no tokenizer; give lists of token ids"):format(where, i), 0)
+      end
+      ids = row_tokens.encode_new(model, text) -- each is read once
     elseif type(text) == "table" then
       ids = table.move(text, 1, #text, 1, {})
     else
       error(("%s: row %d has no text"):format(where, i), 0)
     end
-    ids[#ids + 1] = eos
+    if ids[#ids] ~= eos then
+      ids[#ids + 1] = eos
+    end
     documents[i], tokens = ids, tokens + #ids
   end
   local blocks = pretrain.pack(documents, size)
