@@ -161,6 +161,24 @@ T.test("fields of the wrong kind make an invalid answer or an estimate, never an
   for _, odd in ipairs { "-1", "999999999999999", "1e300", '"7"', "null" } do T.ok(usage(odd).estimated, odd) end
 end)
 
+T.test("what a model thought is paid for, also where it said nothing else", function()
+  local s = service "gemini:gemini-2.5-pro?max_tokens=128"
+  local request = s:request(s:demonstration({ prompt = "Why?" }, {}))
+  local function booked(finish, text, usage)
+    local part = text and ('"parts":[{"text":"%s"}]'):format(text) or '"role":"model"'
+    local answer = s:read(('{"candidates":[{"content":{%s},"finishReason":"%s"}]%s}'):format(part, finish, usage or ""),
+      request)
+    local u = s:usage(answer, request)
+    return { u.completion_tokens, u.estimated }
+  end
+  T.eq(booked("MAX_TOKENS", nil, ',"usageMetadata":{"promptTokenCount":7,"thoughtsTokenCount":127}'), { 127, false })
+  T.eq(booked("STOP", "ab", ',"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":2}'), { 2, false })
+  T.eq(booked("MAX_TOKENS", nil), { 128, true })
+  T.eq(booked("MAX_TOKENS", "cut off"), { 128, true })
+  T.eq(booked("STOP", " "), { 128, true })
+  T.eq(booked("STOP", "whole"), { 2, true })
+end)
+
 T.test("openai: log-probabilities", function()
   local s = service "openai:m"
   T.eq(s:read(REPLIES.openai.ok, s:request(CALL)).logprobs, { { token = "Output", logprob = -0.1,

@@ -348,7 +348,8 @@ function Service:recall(entry, request)
     problem = problem and problem.message or wire.message(self.name, entry.status, entry.reply) }
 end
 
----Tokens of a call, estimated where the service tells none.
+---Tokens of a call, estimated where the service tells none: the most there can be where the text does not show
+---them, for a model may have thought before it was cut or said nothing.
 ---@return {prompt_tokens: integer, completion_tokens: integer, cached_tokens: integer, estimated: boolean}
 function Service:usage(answer, request)
   local said = answer and answer.usage
@@ -357,8 +358,9 @@ function Service:usage(answer, request)
       cached_tokens = math.min(said.cached_tokens or 0, said.prompt_tokens), estimated = false }
   end
   local text = answer and answer.text
+  local shown = text and text:find "%S" and answer.finish ~= "length"
   return { prompt_tokens = request.prompt_tokens, cached_tokens = 0, estimated = true,
-    completion_tokens = text and math.ceil(#text / BYTES_AT_LEAST) or request.max_tokens }
+    completion_tokens = shown and math.ceil(#text / BYTES_AT_LEAST) or request.max_tokens }
 end
 
 ---Dollars of a call; nil where the price is unknown.
