@@ -143,6 +143,7 @@ local SQL = {
   accept = "UPDATE OR IGNORE attempts SET final = 1 WHERE id = ? AND state = 'answered' AND outcome IS NOT NULL",
   ended = "UPDATE attempts SET state = ?, ended = ?, reason = ? WHERE id = ? AND state = 'noted'",
   state = "SELECT state FROM attempts WHERE id = ?",
+  ours = "SELECT 1 FROM attempts WHERE id = ? AND key = ? AND owner = ? AND state = 'noted'",
   answer = "SELECT id FROM attempts WHERE final = 1 AND key = (SELECT key FROM attempts WHERE id = ?)",
   busy = [[
     SELECT id AS attempt, key, owner, started, provider, model, endpoint, study, stage
@@ -373,6 +374,12 @@ end
 function Ledger:lost(attempt, reason)
   if self.s.ended:run("lost", base.walltime(), reason, attempt) == 0 then not_open(self, attempt) end
 end
+
+---Is this an attempt that this process noted, and that has no end yet?
+---@param attempt integer
+---@param key string
+---@return boolean
+function Ledger:ours(attempt, key) return self.s.ours:value(attempt, key, self.owner) ~= nil end
 
 ---Is another living process asking this right now? What a killed one left behind is not busy.
 ---@param key string
