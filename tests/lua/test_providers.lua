@@ -67,6 +67,7 @@ T.test("specs that are wrong say what was wanted", function()
     { "opnai:m", 'did you mean "openai"' }, { "openai:m?template=alpaca_evl_2", "alpaca_eval_2" },
     { "openai:m?key=sk-123", "unknown option" }, { "anthropic:m?seed=3", "seed" }, { "gemini:m?batch=true", "batch" },
     { "openai:m?batch=true&stream=true", "stream" }, { "openai:m?body.n=4", "body.n" },
+    { "openai:m?temperature=0&temperature=1", "temperature is given twice" }, { "oracle:1?seed=1&seed=1", "given twice" },
     { "openai:m?body.stream=true", "stream=" }, { "openai:m@http://me:secret@127.0.0.1/v1", "key_env" },
   } do
     T.raises(function() pl.ai(case[1]) end, case[2])
