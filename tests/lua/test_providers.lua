@@ -77,6 +77,26 @@ T.test("specs that are wrong say what was wanted", function()
   T.ok(not message:find("secret", 1, true), message)
 end)
 
+T.test("a table of the user's own joins what is there, and holds no limit of ours", function()
+  local function config(extra)
+    local s = service("gemini:m?temperature=0.5", { ["body.generationConfig"] = extra })
+    return base.json_decode(s:request(s:demonstration({ prompt = "x" }, { max_tokens = 9 })).body).generationConfig
+  end
+  local thinking = { thinkingConfig = { thinkingBudget = 128 } }
+  for _ = 1, 2 do
+    T.eq(config(thinking), { temperature = 0.5, maxOutputTokens = 9, thinkingConfig = { thinkingBudget = 128 } })
+  end
+  T.eq(thinking, { thinkingConfig = { thinkingBudget = 128 } }, "the user's table stays as it was")
+  T.eq(config { stopSequences = { "a", "b" } }, { temperature = 0.5, maxOutputTokens = 9, stopSequences = { "a", "b" } })
+  for _, name in ipairs { "maxOutputTokens", "max_output_tokens", "candidateCount" } do
+    T.raises(function() config { [name] = 4 } end, ("body.generationConfig.%s cannot be given"):format(name))
+  end
+  T.raises(function() pl.ai("gemini:m", { ["body.generation_config"] = { topK = 3 } }) end, "generationConfig here")
+  T.raises(function() pl.ai("openai:m", { ["body.stream_options"] = { include_usage = false } }) end, "include_usage")
+  local s = service("openai:m", { ["body.stop"] = { "x" } })
+  T.eq(base.json_decode(s:request { messages = CALL.messages, stop = { "y", "z" } }.body).stop, { "x" })
+end)
+
 T.test("fields of the user's own: numbers and truth values as such; a larger limit is what it may cost", function()
   T.eq(sent "openai:m?body.cache=false&body.top_k=4&body.mode=x".cache, false)
   local body, request = sent "openai:m?body.max_completion_tokens=900"
