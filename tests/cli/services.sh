@@ -128,6 +128,14 @@ study "$tmp/budget" budget=10 >"$tmp/budget.json" 2>"$tmp/err"
 [ "$(result "$tmp/budget.json")" = "$(result "$tmp/quiet.json")" ]
 verdict more_money_goes_on $? "$tmp/err"
 
+# The reference refuses some held-out prompts: the study ends, counts them as invalid and says so.
+ask POST /script '{"clear": true, "faults": {"refusal": 0.2}}' >/dev/null
+study "$tmp/refused" "reference=openai:mock@http://127.0.0.1:$port/v1?body.user=reference&price_in=1&price_out=2" \
+  >"$tmp/refused.json" 2>"$tmp/err"
+grep -q 'comparisons have an answer on one side only' "$tmp/err" && grep -q '12 comparisons lack an answer' "$tmp/refused.json"
+verdict a_refused_prompt_ends_no_study $? "$tmp/err"
+ask POST /script '{"clear": true}' >/dev/null
+
 # Ctrl-C in the session, and the same line again: what was in flight is not paid for twice, what came is not lost.
 ask POST /script '{"clear": true, "latency_ms": 150}' >/dev/null
 mkfifo "$tmp/in"
