@@ -86,6 +86,13 @@ T.test("cut off while it waits: the next run goes on with it, also one that asks
     with(spec, "status", function() error("cut off", 0) end, function()
       T.raises(function() ask(spec, prompts) end, "cut off")
     end)
+    -- whoever asks the same goes on with it, though this process lives
+    local theirs = ledger.open(ledger.path())
+    theirs.owner = "another"
+    local row = theirs:batches()[1]
+    T.eq({ #theirs:batches(), row.state }, { 1, "left" })
+    T.eq(theirs:busy(row.attempts[1].key), nil)
+    theirs:close()
     T.eq(ask(spec, { prompts[2], prompts[5] }).counts.kept, 2)
     local after = spent()
     T.eq({ after.answered - before.answered, after.possibly_n }, { 6, before.possibly_n }, "all were paid for")

@@ -134,6 +134,7 @@ function Run:gone(row, words)
     for _, attempt in ipairs(attempts) do self.book:lost(attempt.attempt, "its batch is gone") end
     self.book:batch_change(row.id, { state = "gone", open = false })
   end)
+  self.at = nil
   self.last_problem = ("the service does not know batch %s any more (%s)"):format(row.remote, words)
   progress.say(("  %s: %s: its %d calls count as possibly paid, and are handed in again"):format(self.service.name,
     self.last_problem, n))
@@ -159,6 +160,7 @@ function Run:harvest(row)
   local results, words = self:look("results", row.remote)
   if not results then return self:gone(row, words) end
   self.book:transaction(self.book_results, self, row, results)
+  self.at = nil
   if #results == 0 and problem then
     self.hopeless = ("%s: batch %s %s: %s"):format(self.service.name, row.remote, state, problem)
   end
@@ -171,6 +173,7 @@ function Run:not_created(row)
     for _, attempt in ipairs(row.attempts) do self.book:unsent(attempt.attempt, "the batch was not created") end
     self.book:batch_change(row.id, { state = "not created", open = false })
   end)
+  self.at = nil
 end
 
 function Run:wants(row)
@@ -211,7 +214,8 @@ function Run:resume()
     if self:wants(row) then
       row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
       if row.remote then
-        self.book:batch_change(row.id, { remote = row.remote })
+        self.at = row.id
+        self.book:batch_change(row.id, { remote = row.remote, state = "running" })
         progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
         self:harvest(row)
       else
@@ -268,6 +272,7 @@ function Run:note(items)
       row.attempts[i] = { attempt = attempt, key = job.key }
     end
   end)
+  self.at = row.id
   return row, taken
 end
 
@@ -302,6 +307,11 @@ function Run:hand_in_all()
   end
 end
 
+-- However the run ends: a batch that it waits for no more can be gone on with by any process, though this one lives.
+function Run:leave()
+  if self.at then pcall(self.book.batch_change, self.book, self.at, { state = "left" }) end
+end
+
 ---As engine.run, through batches.
 ---@param service perilune.ai.Service
 ---@param source perilune.ai.Source
@@ -315,7 +325,10 @@ function batch.run(service, source)
   service:must_unlock(run.waiting[run.order[1]].request)
   local api <close> = rest.new(service)
   run.api = api
-  run:hand_in_all()
+  do
+    local leaving <close> = base.finally(function() run:leave() end)
+    run:hand_in_all()
+  end
   if run.finished == source.n then return end
   error(run.hopeless or run.out_of_money or ("%s: %d of %d calls were not answered: %s"):format(service.name,
     source.n - run.finished, source.n, run.last_problem or "their batches ended without them"), 0)
