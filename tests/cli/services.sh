@@ -128,6 +128,14 @@ study "$tmp/budget" budget=10 >"$tmp/budget.json" 2>"$tmp/err"
 [ "$(result "$tmp/budget.json")" = "$(result "$tmp/quiet.json")" ]
 verdict more_money_goes_on $? "$tmp/err"
 
+# The reference refuses some held-out prompts: the study ends, counts them as invalid and says so.
+ask POST /script '{"clear": true, "faults": {"refusal": 0.2}}' >/dev/null
+study "$tmp/refused" "reference=openai:mock@http://127.0.0.1:$port/v1?body.user=reference&price_in=1&price_out=2" \
+  >"$tmp/refused.json" 2>"$tmp/err"
+grep -q 'comparisons have an answer on one side only' "$tmp/err" && grep -q '12 comparisons lack an answer' "$tmp/refused.json"
+verdict a_refused_prompt_ends_no_study $? "$tmp/err"
+ask POST /script '{"clear": true}' >/dev/null
+
 # Ctrl-C in the session, and the same line again: what was in flight is not paid for twice, what came is not lost.
 ask POST /script '{"clear": true, "latency_ms": 150}' >/dev/null
 mkfifo "$tmp/in"
@@ -153,6 +161,39 @@ exec 3>&-
 wait "$job"
 grep -q interrupted "$tmp/out" && grep -q '^kept.*40' "$tmp/out" && grep -q '^lost.*0' "$tmp/out" && [ "$(requests)" = 40 ]
 verdict goes_on_after_ctrl_c $? "$tmp/out"
+
+# After Ctrl-C a living session leaves no call under way that other processes would wait for: replies that were in
+# flight are kept, or after a second Ctrl-C given up.
+for again in '' again; do
+  left=$([ "$again" ] && echo 2 || echo 0)
+  ask POST /script "{\"clear\": true, \"latency_ms\": ${again:+30}1000}" >/dev/null
+  rm -f "$tmp/in"
+  mkfifo "$tmp/in"
+  PL_HOME=$tmp/both$again "$bin" -i <"$tmp/in" >"$tmp/out" 2>&1 &
+  job=$!
+  exec 3>"$tmp/in"
+  call="pl.feedback.demonstrate('openai:mock@http://127.0.0.1:$port?price_in=1&price_out=1', { 'a', 'b' }, { max_tokens = 9 })"
+  echo "$call" >&3
+  for _ in $(seq 100); do
+    [ "$(requests)" -ge 2 ] && break
+    sleep 0.02
+  done
+  kill -INT "$job"
+  if [ "$again" ]; then
+    sleep 0.3
+    kill -INT "$job"
+    sleep 0.3
+    ask POST /script '{"latency_ms": 2}' >/dev/null
+  fi
+  asked=$(requests)
+  PL_HOME=$tmp/both$again timeout 5 "$bin" -e "print('kept', $call.counts.kept)
+    print('lost', require('perilune.ai.ledger').default():spent().possibly_n)" >"$tmp/other" 2>&1
+  grep -q '^kept.*2' "$tmp/other" && grep -q "^lost.*$left" "$tmp/other" && grep -q '2 replies are under way' "$tmp/out" &&
+    [ "$(($(requests) - asked))" = "$left" ] && kill -0 "$job"
+  verdict "ctrl_c_leaves_nothing_under_way${again:+_again}" $? "$tmp/out" "$tmp/other"
+  exec 3>&-
+  wait "$job"
+done
 ask POST /script '{"clear": true, "latency_ms": 2}' >/dev/null
 
 # A plan counts, and sends nothing.

@@ -30,7 +30,8 @@ local function fresh(n)
   return list
 end
 
-local FAST = "tries=4&timeout=0.4&price_in=1&price_out=2"
+local ONCE = "timeout=0.4&price_in=1&price_out=2&tries=1"
+local FAST = "timeout=0.4&price_in=1&price_out=2&tries=4"
 
 local function ask(spec, prompts, opts)
   opts = opts or {}
@@ -105,7 +106,7 @@ end)
 T.test("a service that stays down is an error; what came is kept and the rest asked later", function()
   local prompts = fresh(6)
   server:script { next = { "ok", "ok", "500", "500", "500", "ok", "ok", "ok" } }
-  local message = T.raises(function() ask(server:spec("openai", FAST .. "&concurrency=1&tries=1"), prompts) end, "failed")
+  local message = T.raises(function() ask(server:spec("openai", ONCE .. "&concurrency=1"), prompts) end, "failed")
   T.ok(message:find("3 of 6", 1, true), message)
   local before = requests()
   T.eq(ask(server:spec("openai", FAST), prompts).counts.kept, 6)

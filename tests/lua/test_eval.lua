@@ -3,7 +3,12 @@ local T = require "tests.lua.harness"
 local pl = require "perilune"
 local base = require("perilune.core").base
 local coin = require "perilune.feedback.coin"
+local progress = require "perilune.study.progress"
 local stats = require "perilune.eval.stats"
+local store = require "perilune.study.store"
+
+progress.quiet(true)
+store.set_home(T.tmpdir())
 
 local function singles(wins, ties, losses)
   local out = {}
@@ -265,6 +270,55 @@ T.test("a judged win rate as annotations, and back", function()
   T.raises(function() pl.eval.annotations {} end, "what eval.winrate returned")
 end)
 
+T.test("a prompt that one side did not answer is an invalid comparison, on its place", function()
+  local prompts = { "p1", "p2", "p3", "p4", "p2" }
+  local function demos(refused, name)
+    return pl.feedback.demonstrate(function(r)
+      return refused[r.prompt] and "" or name .. " " .. r.prompt
+    end, prompts)
+  end
+  local asked = 0
+  local function judge(r)
+    asked = asked + 1
+    return r.a:sub(1, 1) == "a" and "a" or "b"
+  end
+  local function rate(mine, other) return pl.eval.winrate(mine, { against = other, judge = judge, order = "given" }) end
+  for _, case in ipairs { { {}, { p3 = true } }, { { p3 = true }, {} } } do
+    local w = rate(demos(case[1], "a"), demos(case[2], "b"))
+    T.eq({ w.win, w.tie, w.loss, w.invalid, w.asked, w.unanswered }, { 4, 0, 0, 1, 5, 1 })
+    T.eq(w.scores, { 1, 1, false, 1, 1 })
+    T.eq(w.invalid_rate, 20.0)
+    local row = w.rows[3]
+    T.eq({ row.prompt, row.a or row.b, row.a == nil or row.b == nil, row.verdict },
+      { "p3", case[1].p3 and "b p3" or "a p3", true, "invalid" })
+    T.ok(tostring(w):find("1 answered on one side only", 1, true), tostring(w))
+    T.eq(#pl.eval.annotations(w), 5)
+  end
+  T.eq(asked, 8, "nothing is asked about a missing answer")
+  local w = rate(demos({ p1 = true }, "a"), demos({ p4 = true }, "b"))
+  T.eq({ w.win, w.invalid, w.asked, w.unanswered }, { 3, 2, 5, 2 })
+  T.eq(w.scores, { false, 1, 1, false, 1 })
+  T.raises(function() rate(demos({}, "a"), demos({ p1 = 1, p2 = 1, p3 = 1, p4 = 1 }, "b")) end, "5 and 0 rows")
+end)
+
+T.test("what was remembered of a win rate with missing answers counts the same", function()
+  local prompts = { "p1", "p2", "p3" }
+  local function run()
+    local mine = pl.data.from { { prompt = "p1", completion = "x" }, { prompt = "p2", completion = "x" },
+      { prompt = "p3", completion = "x" } }
+    local other = pl.data.from { { prompt = "p1", completion = "y" }, { prompt = "p3", completion = "y" } }
+    return pl.eval.winrate(mine, { against = other, prompts = prompts, judge = "replay:tests/golden/replay/verdicts.jsonl",
+      order = "given", cache = true })
+  end
+  local first, second = run(), run()
+  T.eq(first.unanswered, 1)
+  T.eq({ second.win, second.tie, second.loss, second.invalid, second.asked, second.unanswered },
+    { first.win, first.tie, first.loss, first.invalid, first.asked, first.unanswered })
+  T.eq(second.scores, first.scores)
+  T.eq(second.scores[2], false)
+  T.eq(second.rows[2].b, nil)
+end)
+
 -- ---- agreement ----------------------------------------------------------------------------------
 
 local function labels(...)
@@ -327,8 +381,8 @@ end)
 T.test("misuse is named", function()
   T.raises(function() pl.eval.winrate(answers { "x" }, { against = answers { "y" } }) end, "judge")
   T.raises(function()
-    pl.eval.winrate(answers { "x" }, { against = answers { "y", "z" }, judge = "oracle:1" })
-  end, "1 prompts were answered on one side and 2")
+    pl.eval.winrate(answers { "x" }, { against = { { prompt = "q", completion = "y" } }, judge = "oracle:1" })
+  end, "answer different prompts")
   T.raises(function()
     pl.eval.winrate(answers { "x" }, { agianst = answers { "y" }, judge = "oracle:1" })
   end, 'did you mean "against"')

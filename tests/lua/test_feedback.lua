@@ -115,6 +115,7 @@ T.test("join: matched by prompt in order, sources kept, the rest counted", funct
     { prompt = "p1", completion = "t1" }, { prompt = "p1", completion = "t2" }, { prompt = "p3", completion = "t3" },
   }
   local both = pl.feedback.join(demos, candidates { { "s1", "s2" }, { "s3" } }, { names = { "teacher", "policy" } })
+  T.eq(both.counts, { read = 3, used = 2, unmatched = 2 }, "before a row is read")
   T.eq(#both, 2)
   T.eq(both.counts, { read = 3, used = 2, unmatched = 2 })
   T.eq({ both[2].completions[1].text, both[2].completions[1].source }, { "t2", "teacher" })

@@ -67,6 +67,7 @@ T.test("specs that are wrong say what was wanted", function()
     { "opnai:m", 'did you mean "openai"' }, { "openai:m?template=alpaca_evl_2", "alpaca_eval_2" },
     { "openai:m?key=sk-123", "unknown option" }, { "anthropic:m?seed=3", "seed" }, { "gemini:m?batch=true", "batch" },
     { "openai:m?batch=true&stream=true", "stream" }, { "openai:m?body.n=4", "body.n" },
+    { "openai:m?temperature=0&temperature=1", "temperature is given twice" }, { "oracle:1?seed=1&seed=1", "given twice" },
     { "openai:m?body.stream=true", "stream=" }, { "openai:m@http://me:secret@127.0.0.1/v1", "key_env" },
   } do
     T.raises(function() pl.ai(case[1]) end, case[2])
@@ -74,6 +75,26 @@ T.test("specs that are wrong say what was wanted", function()
   T.raises(function() pl.ai("openai:m?temperature=1", { temperature = 0 }) end, "given twice")
   local message = T.raises(function() pl.ai "openai:m@http://me:secret@127.0.0.1/v1" end)
   T.ok(not message:find("secret", 1, true), message)
+end)
+
+T.test("a table of the user's own joins what is there, and holds no limit of ours", function()
+  local function config(extra)
+    local s = service("gemini:m?temperature=0.5", { ["body.generationConfig"] = extra })
+    return base.json_decode(s:request(s:demonstration({ prompt = "x" }, { max_tokens = 9 })).body).generationConfig
+  end
+  local thinking = { thinkingConfig = { thinkingBudget = 128 } }
+  for _ = 1, 2 do
+    T.eq(config(thinking), { temperature = 0.5, maxOutputTokens = 9, thinkingConfig = { thinkingBudget = 128 } })
+  end
+  T.eq(thinking, { thinkingConfig = { thinkingBudget = 128 } }, "the user's table stays as it was")
+  T.eq(config { stopSequences = { "a", "b" } }, { temperature = 0.5, maxOutputTokens = 9, stopSequences = { "a", "b" } })
+  for _, name in ipairs { "maxOutputTokens", "max_output_tokens", "candidateCount" } do
+    T.raises(function() config { [name] = 4 } end, ("body.generationConfig.%s cannot be given"):format(name))
+  end
+  T.raises(function() pl.ai("gemini:m", { ["body.generation_config"] = { topK = 3 } }) end, "generationConfig here")
+  T.raises(function() pl.ai("openai:m", { ["body.stream_options"] = { include_usage = false } }) end, "include_usage")
+  local s = service("openai:m", { ["body.stop"] = { "x" } })
+  T.eq(base.json_decode(s:request { messages = CALL.messages, stop = { "y", "z" } }.body).stop, { "x" })
 end)
 
 T.test("fields of the user's own: numbers and truth values as such; a larger limit is what it may cost", function()
@@ -159,6 +180,24 @@ T.test("fields of the wrong kind make an invalid answer or an estimate, never an
   T.eq(math.type(usage("19.0").prompt_tokens), "integer")
   T.eq(usage("19.5").prompt_tokens, 20)
   for _, odd in ipairs { "-1", "999999999999999", "1e300", '"7"', "null" } do T.ok(usage(odd).estimated, odd) end
+end)
+
+T.test("what a model thought is paid for, also where it said nothing else", function()
+  local s = service "gemini:gemini-2.5-pro?max_tokens=128"
+  local request = s:request(s:demonstration({ prompt = "Why?" }, {}))
+  local function booked(finish, text, usage)
+    local part = text and ('"parts":[{"text":"%s"}]'):format(text) or '"role":"model"'
+    local answer = s:read(('{"candidates":[{"content":{%s},"finishReason":"%s"}]%s}'):format(part, finish, usage or ""),
+      request)
+    local u = s:usage(answer, request)
+    return { u.completion_tokens, u.estimated }
+  end
+  T.eq(booked("MAX_TOKENS", nil, ',"usageMetadata":{"promptTokenCount":7,"thoughtsTokenCount":127}'), { 127, false })
+  T.eq(booked("STOP", "ab", ',"usageMetadata":{"promptTokenCount":7,"candidatesTokenCount":2}'), { 2, false })
+  T.eq(booked("MAX_TOKENS", nil), { 128, true })
+  T.eq(booked("MAX_TOKENS", "cut off"), { 128, true })
+  T.eq(booked("STOP", " "), { 128, true })
+  T.eq(booked("STOP", "whole"), { 2, true })
 end)
 
 T.test("openai: log-probabilities", function()

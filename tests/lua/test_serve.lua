@@ -489,6 +489,20 @@ test("a_full_queue_says_so", function()
   T.ok(served >= 2)
 end)
 
+test("a_request_counts_as_many_as_its_answers", function()
+  local small <close> = start { batch_size = 1, max_queue = 3 }
+  local four = { prompt = { "a", "b" }, n = 2, max_tokens = 100, temperature = 0 }
+  local r = finish({ begin(post(TEXT, { prompt = { "a", "b", "c" }, n = 4, max_tokens = 1 }), small) }, small)[1]
+  T.eq(r.status, 400)
+  T.ok(r.json.error.message:find("12 answers, and this server takes 4", 1, true), r.json.error.message)
+  T.eq(r.headers["retry-after"], nil)
+  local replies = finish({ begin(post(TEXT, four), small), begin(post(TEXT, four), small) }, small)
+  local statuses = { replies[1].status, replies[2].status }
+  table.sort(statuses)
+  T.eq(statuses, { 200, 429 })
+  T.eq(small.engine:active(), 0)
+end)
+
 test("large_slow_and_malformed_clients", function()
   local big = body_file('{"prompt":"' .. ("x"):rep((8 << 20) + 10) .. '"}')
   local r = finish { begin(("%s -d %s"):format(TEXT, big)), begin(("%s -d %s --chunked"):format(TEXT, big)) }

@@ -111,6 +111,13 @@ end)
 T.test("prices: known, dated names, unknown", function()
   T.eq(prices.of("gpt-4o-mini-2024-07-18").input, prices.of("gpt-4o-mini").input)
   T.eq(prices.of("gpt-4-0314").output, 60)
+  -- dated ones that cost more than their name does today
+  for model, p in pairs { ["gpt-4o-2024-05-13"] = { 5, 15 }, ["gpt-4o-2024-08-06"] = { 2.5, 10 },
+    ["gpt-3.5-turbo-0613"] = { 1.5, 2 }, ["gpt-3.5-turbo-0301"] = { 1.5, 2 }, ["gpt-3.5-turbo-1106"] = { 1, 2 },
+    ["gpt-3.5-turbo-0125"] = { 0.5, 1.5 }, ["gpt-3.5-turbo-16k"] = { 3, 4 }, ["gpt-3.5-turbo-16k-0613"] = { 3, 4 } } do
+    local found = prices.of(model)
+    T.near({ found.input, found.output }, p, 1e-12, model)
+  end
   T.eq(prices.of("claude-3-haiku-20240307").input, 0.25)
   T.eq(prices.of "somebody/model", nil)
   T.near(prices.cost(prices.of "gpt-4", 1000, 100), 0.036, 1e-12)

@@ -18,14 +18,18 @@ local batch = {}
 --- Its name there; or nil, why, and whether it may have been made all the same. Items are {key, path, body}.
 ---@field create fun(api: perilune.ai.Rest, mark: string, items: table[]): string|nil, string|nil, boolean|nil
 ---@field find fun(api: perilune.ai.Rest, mark: string, since: number, n: integer): string|nil one that was created with our mark
----@field status fun(api: perilune.ai.Rest, remote: string): boolean, string, integer, string|nil ended, state, done, problem
----@field results fun(api: perilune.ai.Rest, remote: string): table[] {key, status, body} in any order; a missing key was not answered
+--- Of a batch, or results, that the service does not know any more, both give nil and its words.
+---@field status fun(api: perilune.ai.Rest, remote: string): boolean|nil, string, integer, string|nil ended, state, done, problem
+---@field results fun(api: perilune.ai.Rest, remote: string): table[]|nil, string|nil {key, status, body} in any order; a missing key was not answered
 
 -- Seconds between looks: soon at first, for small batches end in a minute.
 local FIRST_LOOK, LONGEST_LOOK = 0.5, 60
 
 -- So often a call that its batch did not answer is handed in.
 local ROUNDS = 3
+
+-- A batch that is not found so often in a row is gone, and not merely unknown yet to one of the service's machines.
+local MISSED = 3
 
 local Run = {}
 Run.__index = Run
@@ -110,21 +114,53 @@ function Run:book_results(row, results)
   self.book:batch_change(row.id, { state = "read", open = false })
 end
 
+-- What the service tells of a batch: of its status, or its results; nil, and its words, if it is gone.
+function Run:look(what, remote)
+  local told
+  for missed = 1, MISSED do
+    told = table.pack(self.batches[what](self.api, remote))
+    if told[1] ~= nil then break end
+    if missed < MISSED then base.sleep(FIRST_LOOK) end
+  end
+  return table.unpack(told, 1, told.n)
+end
+
+-- The service does not know a batch any more: its calls may have been paid for, but nobody will ever see an answer.
+function Run:gone(row, words)
+  local n
+  self.book:transaction(function()
+    local attempts = self.book:batch_attempts(row.id)
+    n = #attempts
+    for _, attempt in ipairs(attempts) do self.book:lost(attempt.attempt, "its batch is gone") end
+    self.book:batch_change(row.id, { state = "gone", open = false })
+  end)
+  self.at = nil
+  self.last_problem = ("the service does not know batch %s any more (%s)"):format(row.remote, words)
+  progress.say(("  %s: %s: its %d calls count as possibly paid, and are handed in again"):format(self.service.name,
+    self.last_problem, n))
+end
+
 -- Waits for a batch and books what came back.
 function Run:harvest(row)
-  local api, wait, n = self.api, FIRST_LOOK, #row.attempts
+  local wait, n = FIRST_LOOK, #row.attempts
   local bar = progress.start { label = self.source.stage or "batch", total = n, unit = "call" }
   local ended, state, done, problem
   while true do
-    ended, state, done, problem = self.batches.status(api, row.remote)
+    ended, state, done, problem = self:look("status", row.remote)
+    if ended == nil then
+      bar:done()
+      return self:gone(row, state)
+    end
     bar:update(done, { batch = row.remote, state = state })
     if ended then break end
     base.sleep(wait)
     wait = math.min(wait * 1.5, LONGEST_LOOK)
   end
   bar:done()
-  local results = self.batches.results(api, row.remote)
+  local results, words = self:look("results", row.remote)
+  if not results then return self:gone(row, words) end
   self.book:transaction(self.book_results, self, row, results)
+  self.at = nil
   if #results == 0 and problem then
     self.hopeless = ("%s: batch %s %s: %s"):format(self.service.name, row.remote, state, problem)
   end
@@ -137,6 +173,7 @@ function Run:not_created(row)
     for _, attempt in ipairs(row.attempts) do self.book:unsent(attempt.attempt, "the batch was not created") end
     self.book:batch_change(row.id, { state = "not created", open = false })
   end)
+  self.at = nil
 end
 
 function Run:wants(row)
@@ -177,7 +214,8 @@ function Run:resume()
     if self:wants(row) then
       row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
       if row.remote then
-        self.book:batch_change(row.id, { remote = row.remote })
+        self.at = row.id
+        self.book:batch_change(row.id, { remote = row.remote, state = "running" })
         progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
         self:harvest(row)
       else
@@ -234,6 +272,7 @@ function Run:note(items)
       row.attempts[i] = { attempt = attempt, key = job.key }
     end
   end)
+  self.at = row.id
   return row, taken
 end
 
@@ -268,6 +307,11 @@ function Run:hand_in_all()
   end
 end
 
+-- However the run ends: a batch that it waits for no more can be gone on with by any process, though this one lives.
+function Run:leave()
+  if self.at then pcall(self.book.batch_change, self.book, self.at, { state = "left" }) end
+end
+
 ---As engine.run, through batches.
 ---@param service perilune.ai.Service
 ---@param source perilune.ai.Source
@@ -281,7 +325,10 @@ function batch.run(service, source)
   service:must_unlock(run.waiting[run.order[1]].request)
   local api <close> = rest.new(service)
   run.api = api
-  run:hand_in_all()
+  do
+    local leaving <close> = base.finally(function() run:leave() end)
+    run:hand_in_all()
+  end
   if run.finished == source.n then return end
   error(run.hopeless or run.out_of_money or ("%s: %d of %d calls were not answered: %s"):format(service.name,
     source.n - run.finished, source.n, run.last_problem or "their batches ended without them"), 0)

@@ -40,7 +40,7 @@ local TRIES_UNREACHED = 3
 local HOPELESS = 5
 -- Another process is asking the same: look again after so long.
 local LOOK_AGAIN = 0.5
--- After an error of ours, replies to what was paid for are waited for so long.
+-- After an error of ours or Ctrl-C, replies to what was paid for are waited for so long.
 local LAST_WAIT = 5
 -- Jobs that wait for their next try; beyond that no new ones are begun.
 local MOST_WAITING = 1024
@@ -52,7 +52,6 @@ local TRANSIENT = { resolve = true, connect = true, reset = true, timeout = true
   protocol = true }
 
 local http                     -- the process's client: its connections outlive a stage
-local unfinished               -- a run that was cut off: by Ctrl-C no Lua code runs that could tidy up
 
 local Run = {}
 Run.__index = Run
@@ -389,22 +388,34 @@ function Run:turn()
   end
 end
 
--- After an error, or Ctrl-C in an earlier run: replies that come soon are kept; what is in
--- flight then is given up, and may have been paid for.
----@param seconds number
-function Run:tidy(seconds)
-  local ends = base.now() + seconds
-  repeat
-    http:poll(seconds > 0 and http:active() > 0 and 0.1 or 0)
+-- After an error or Ctrl-C: replies that come soon are worth their money.
+function Run:last_replies(interrupted)
+  local n = http:active()
+  if interrupted and n > 0 then
+    progress.say(("  %s: %d replies are under way and waited for, up to %d s; Ctrl-C again gives them up"):format(
+      self.service.name, n, LAST_WAIT))
+  end
+  local ends = base.now() + LAST_WAIT
+  while http:active() > 0 and base.now() < ends do
+    http:poll(0.1)
     self:collect(base.now())
-  until http:active() == 0 or base.now() >= ends
-  unfinished = nil
+  end
+  self:collect(base.now())
+end
+
+-- Writes an end of all that is open, whatever happened: an attempt without one is waited for by others as long as
+-- this process lives. What is in flight now is given up, and may have been paid for.
+function Run:close()
+  if #self.arrived == 0 and not next(self.open) then return end
   self.book:transaction(function()
     for _, fate in ipairs(self.arrived) do pcall(self.write, self, fate) end
     for attempt, job in pairs(self.open) do
       http:cancel(attempt)
-      -- one that has its end already, or was never noted, needs none
-      pcall(job.sent and self.book.lost or self.book.unsent, self.book, attempt, "interrupted")
+      -- a note that was rolled back is none, and its number may be another's by now
+      if self.book:ours(attempt, job.key) then
+        local over = job.sent and self.book.lost or self.book.unsent
+        over(self.book, attempt, "interrupted")
+      end
     end
   end)
 end
@@ -417,18 +428,14 @@ end
 ---@param source perilune.ai.Source
 function engine.run(service, source)
   http = http or net.client { connections = 256, user_agent = "perilune/" .. require("perilune").version }
-  if unfinished then unfinished:tidy(0) end
   local run = new_run(service, source)
-  unfinished = run
-  local ok, problem = pcall(function()
+  do
+    -- two, for a second Ctrl-C ends the wait and not the writing
+    local closing <close> = base.finally(function() pcall(run.close, run) end)
+    local last <close> = base.finally(function(_, interrupted) pcall(run.last_replies, run, interrupted) end)
     while run.finished < source.n or run.in_flight > 0 do run:turn() end
     if #run.doubtful > 0 and (run.answered > 0 or run.proven) then run.book:transaction(run.believe, run) end
-  end)
-  if not ok then
-    pcall(run.tidy, run, LAST_WAIT)
-    error(problem, 0)
   end
-  unfinished = nil
   if run.failed > 0 then
     error(("%s\n%d of %d calls failed, also when tried again. The other answers are kept in %s; the same command "
       .. "asks only what is missing"):format(run.last_problem, run.failed, source.n, ledger.path()), 0)

@@ -81,6 +81,7 @@ local function parse(spec)
     for pair in query:gmatch "[^&]+" do
       local k, v = pair:match "^([^=]+)=(.*)$"
       if not k then error(("pl.ai: %s: %q is not key=value"):format(spec, pair), 0) end
+      if given[k] ~= nil then error(("pl.ai: %s: option %s is given twice"):format(spec, k), 0) end
       given[k] = v
     end
   end

@@ -75,7 +75,7 @@ CREATE TABLE batches (
   provider TEXT NOT NULL,
   endpoint TEXT NOT NULL,
   remote   TEXT,                    -- id at the service; NULL: it was not told to us yet
-  state    TEXT NOT NULL,           -- in the service's words, or 'noted'
+  state    TEXT NOT NULL,           -- 'noted', 'running', 'left' (its process waits for it no more), or how it ended
   open     INTEGER NOT NULL DEFAULT 1,  -- 0: all its results were read, or it is given up
   started  REAL NOT NULL,
   detail   TEXT                     -- what its provider needs to go on
@@ -143,10 +143,13 @@ local SQL = {
   accept = "UPDATE OR IGNORE attempts SET final = 1 WHERE id = ? AND state = 'answered' AND outcome IS NOT NULL",
   ended = "UPDATE attempts SET state = ?, ended = ?, reason = ? WHERE id = ? AND state = 'noted'",
   state = "SELECT state FROM attempts WHERE id = ?",
+  ours = "SELECT 1 FROM attempts WHERE id = ? AND key = ? AND owner = ? AND state = 'noted'",
   answer = "SELECT id FROM attempts WHERE final = 1 AND key = (SELECT key FROM attempts WHERE id = ?)",
   busy = [[
     SELECT id AS attempt, key, owner, started, provider, model, endpoint, study, stage
-    FROM attempts WHERE key = ? AND state = 'noted' AND owner <> ? ORDER BY id DESC]],
+    FROM attempts WHERE key = ? AND state = 'noted' AND owner <> ?
+      AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = attempts.batch AND batches.state = 'left')
+    ORDER BY id DESC]],
   batch = "INSERT INTO batches (provider, endpoint, detail, state, started) VALUES (?, ?, ?, 'noted', ?)",
   batch_change = [[
     UPDATE batches SET remote = coalesce(?, remote), state = coalesce(?, state), open = coalesce(?, open),
@@ -374,7 +377,14 @@ function Ledger:lost(attempt, reason)
   if self.s.ended:run("lost", base.walltime(), reason, attempt) == 0 then not_open(self, attempt) end
 end
 
----Is another living process asking this right now? What a killed one left behind is not busy.
+---Is this an attempt that this process noted, and that has no end yet?
+---@param attempt integer
+---@param key string
+---@return boolean
+function Ledger:ours(attempt, key) return self.s.ours:value(attempt, key, self.owner) ~= nil end
+
+---Is another living process asking this right now? What a killed one left behind is not busy, nor a batch that
+---nobody waits for.
 ---@param key string
 ---@return {attempt: integer, owner: string, started: number}|nil
 function Ledger:busy(key)

@@ -16,14 +16,20 @@ prices.AS_OF = "2026-11-25"
 ---@field batch number share of the price that a batch costs
 ---@field as_of string
 
--- Name of a model, or its beginning before a dated suffix: input, output, cached input.
+-- Name of a model, or its beginning before a dated suffix: input, output, cached input. A dated one that costs
+-- something else than its name does today has a row of its own.
 local LIST = {
   ["gpt-3.5-turbo"] = { 0.5, 1.5 },
+  ["gpt-3.5-turbo-0301"] = { 1.5, 2 },
+  ["gpt-3.5-turbo-0613"] = { 1.5, 2 },
+  ["gpt-3.5-turbo-1106"] = { 1, 2 },
+  ["gpt-3.5-turbo-16k"] = { 3, 4 },
   ["gpt-4"] = { 30, 60 },
   ["gpt-4-turbo"] = { 10, 30 },
   ["gpt-4-1106-preview"] = { 10, 30 },
   ["gpt-4-0125-preview"] = { 10, 30 },
   ["gpt-4o"] = { 2.5, 10, 1.25 },
+  ["gpt-4o-2024-05-13"] = { 5, 15 },
   ["gpt-4o-mini"] = { 0.15, 0.6, 0.075 },
   ["gpt-4.1"] = { 2, 8, 0.5 },
   ["gpt-4.1-mini"] = { 0.4, 1.6, 0.1 },

@@ -78,12 +78,33 @@ Service.__index = Service
 
 local function is_price(p) return type(p) == "number" end
 
--- Fields of a request that `body.NAME=` must not change under the hands of what reads the
--- reply or counts its price, and what to use in their place.
+-- Fields of a request, at any depth, that `body.NAME=` must not change under the hands of what
+-- reads the reply or counts its price, and what to use in their place.
+local SEVERAL, LONGEST = "feedback.demonstrate's n asks for several answers", "there is max_tokens="
 local OURS = {
-  n = "feedback.demonstrate's n asks for several answers", stream = "there is stream=", max_tokens = "there is max_tokens=",
-  model = "it stands after the provider's name", messages = "they come from the stage", contents = "they come from the stage",
+  n = SEVERAL, stream = "there is stream=", max_tokens = LONGEST, model = "it stands after the provider's name",
+  messages = "they come from the stage", contents = "they come from the stage",
+  ["stream_options.include_usage"] = "it tells what a stream costs",
+  generation_config = "it is spelt generationConfig here",
+  ["generationConfig.maxOutputTokens"] = LONGEST, ["generationConfig.max_output_tokens"] = LONGEST,
+  ["generationConfig.candidateCount"] = SEVERAL, ["generationConfig.candidate_count"] = SEVERAL,
 }
+
+local function refuse_ours(provider, field, value)
+  if OURS[field] then error(("%s: body.%s cannot be given: %s"):format(provider, field, OURS[field]), 0) end
+  if type(value) ~= "table" then return end
+  for name, inner in pairs(value) do refuse_ours(provider, ("%s.%s"):format(field, name), inner) end
+end
+
+-- The user's field into a request: a table adds its fields to those that are there, a list or a value takes the place.
+local function put(into, name, value)
+  local there = into[name]
+  if type(value) == "table" and type(there) == "table" and #value == 0 and #there == 0 then
+    for inner, v in pairs(value) do put(there, inner, v) end
+  else
+    into[name] = value
+  end
+end
 
 local TRUTH = { ["true"] = true, ["false"] = false }
 
@@ -92,10 +113,9 @@ local function split(provider, given)
   local extra, plain = {}, {}
   for name, value in pairs(given) do
     local field = name:match "^body%.(.+)$"
+    if field then refuse_ours(provider, field, value) end
     if not field then
       plain[name] = value
-    elseif OURS[field] then
-      error(("%s: body.%s cannot be given: %s"):format(provider, field, OURS[field]), 0)
     elseif TRUTH[value] ~= nil then
       extra[field] = TRUTH[value]
     else
@@ -238,7 +258,7 @@ end
 ---@return table request {url, body, key, stream, tokens, prompt_tokens, max_tokens, about, sample}
 function Service:request(call)
   local path, body = self.wire.body(self, call)
-  for name, value in pairs(self.extra) do body[name] = value end
+  for name, value in pairs(self.extra) do put(body, name, value) end
   local text = base.json_encode(body)
   local url = self.base .. path
   local sample = tostring(call.sample or 1)
@@ -348,7 +368,8 @@ function Service:recall(entry, request)
     problem = problem and problem.message or wire.message(self.name, entry.status, entry.reply) }
 end
 
----Tokens of a call, estimated where the service tells none.
+---Tokens of a call, estimated where the service tells none: the most there can be where the text does not show
+---them, for a model may have thought before it was cut or said nothing.
 ---@return {prompt_tokens: integer, completion_tokens: integer, cached_tokens: integer, estimated: boolean}
 function Service:usage(answer, request)
   local said = answer and answer.usage
@@ -357,8 +378,9 @@ function Service:usage(answer, request)
       cached_tokens = math.min(said.cached_tokens or 0, said.prompt_tokens), estimated = false }
   end
   local text = answer and answer.text
+  local shown = text and text:find "%S" and answer.finish ~= "length"
   return { prompt_tokens = request.prompt_tokens, cached_tokens = 0, estimated = true,
-    completion_tokens = text and math.ceil(#text / BYTES_AT_LEAST) or request.max_tokens }
+    completion_tokens = shown and math.ceil(#text / BYTES_AT_LEAST) or request.max_tokens }
 end
 
 ---Dollars of a call; nil where the price is unknown.

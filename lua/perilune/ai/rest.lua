@@ -41,6 +41,9 @@ local function once(self, request)
   end
 end
 
+-- What the service had once and has no more.
+local MISSING = { [404] = true, [410] = true }
+
 ---One request, tried again where that can help and `again` allows it.
 ---@param method string
 ---@param path string after the service's address
@@ -48,6 +51,7 @@ end
 ---@return table|nil result {status, body, headers}
 ---@return string|nil message
 ---@return boolean|nil sent it may have been carried out all the same
+---@return boolean|nil missing the service does not know what was asked for; the message is its own then
 function Rest:ask(method, path, o)
   local request = { method = method, path = path, body = o and o.body, type = o and o.type }
   local tries = o and o.again == false and 1 or TRIES
@@ -61,6 +65,7 @@ function Rest:ask(method, path, o)
       return r
     else
       local problem = self.service:problem(r.status, r.body)
+      if MISSING[r.status] and method == "GET" then return nil, problem.message, true, true end
       message = wire.message(self.service.name, r.status, problem.message, self.service:request_id(r.headers))
       -- a gateway that gives up does not know what became of the request
       if wire.verdict(r.status, r.headers, problem) ~= "again" or try == tries then return nil, message, r.status >= 500 end
@@ -75,12 +80,24 @@ end
 ---@return boolean
 function Rest:knows(remote) return ledger.default():knows_batch(remote, self.service.base) end
 
----The same for replies that are JSON; failures are raised.
----@return table
-function Rest:json(method, path, o)
-  local r, message = self:ask(method, path, o)
-  if not r then error(message, 0) end
-  local body, bad = wire.decode(r.body)
+---Text that is read, its failure raised.
+---@param path string
+---@return string|nil text nil: the service does not know it
+---@return string|nil message its words then
+function Rest:text(path)
+  local r, message, _, missing = self:ask("GET", path)
+  if r then return r.body end
+  if missing then return nil, message end
+  error(message, 0)
+end
+
+---The same for what is JSON.
+---@return table|nil value
+---@return string|nil message
+function Rest:json(path)
+  local text, message = self:text(path)
+  if not text then return nil, message end
+  local body, bad = wire.decode(text)
   if type(body) ~= "table" then error(("%s: %s"):format(self.service.name, bad or "the reply is no JSON object"), 0) end
   return body
 end

@@ -22,9 +22,13 @@ function meta.__index(ds, key)
   if math.type(key) == "integer" then
     return ds.list[key]
   end
-  if key == "list" then -- of a deferred dataset, read now
-    rawset(ds, "list", rawget(ds, "load")())
-    return rawget(ds, "list")
+  if key == "list" or key == "counts" then -- of a deferred dataset, read now
+    if not rawget(ds, "list") then
+      local rows, counts = rawget(ds, "load")()
+      rawset(ds, "list", rows)
+      if counts then rawset(ds, "counts", counts) end
+    end
+    return rawget(ds, key)
   end
   return Dataset[key]
 end
@@ -76,7 +80,8 @@ end
 
 ---A dataset whose rows are read when first asked for: what a study remembers is
 ---mostly needed by its hash alone.
----@param spec {hash: string, counts: table, load: fun(): table[]} load gives rows that were checked before
+---@param spec {hash: string, counts: table?, load: fun(): table[], table?} load gives rows that were checked before,
+--- and the counts where they are not known without the rows
 ---@return perilune.Dataset
 function data.deferred(spec)
   return setmetatable({ load = spec.load, digest = spec.hash, counts = spec.counts }, meta)

@@ -29,8 +29,9 @@ function annotations.rows(judged, opts)
     local score = judge.value(row.verdict)
     if row.weight then score = row.weight end
     out[i] = {
-      instruction = row.prompt, output_1 = row.b, generator_1 = o.generator_1, dataset = o.dataset, output_2 = row.a,
-      generator_2 = o.generator_2, annotator = o.annotator, preference = score and 1 + score or base.null,
+      instruction = row.prompt, output_1 = row.b or base.null, generator_1 = o.generator_1, dataset = o.dataset,
+      output_2 = row.a or base.null, generator_2 = o.generator_2, annotator = o.annotator,
+      preference = score and 1 + score or base.null,
       price_per_example = base.null, time_per_example = base.null,
     }
   end

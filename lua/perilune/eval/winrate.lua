@@ -7,6 +7,7 @@ local common = require "perilune.feedback.common"
 local feedback = require "perilune.feedback"
 local judge = require "perilune.feedback.judge"
 local options = require "perilune.options"
+local progress = require "perilune.study.progress"
 local standin = require "perilune.study.standin"
 local stats = require "perilune.eval.stats"
 
@@ -31,6 +32,7 @@ local OPTIONS = {
 ---@field tie integer
 ---@field loss integer
 ---@field invalid integer
+---@field unanswered integer how many of the invalid ones had an answer on one side only
 ---@field asked integer comparisons; the four above add up to it
 ---@field win_rate number|nil percent: 100 (win + tie/2) / (win + tie + loss), or of a judge that gives probabilities
 --- 100 times their mean; nil if all are invalid
@@ -46,9 +48,10 @@ local OPTIONS = {
 ---@field lc_slope number|nil above 0: the longer answer wins
 ---@field length number mean characters of the answers
 ---@field length_against number
----@field scores (number|false)[] per prompt: mean of 1, 0.5, 0 or of probabilities; false if all are invalid
----@field rows table[] {prompt, a, b, verdict, weight?}, made when first read; weight: the judge's probability that a is
---- better, where it gave one
+---@field scores (number|false)[] per prompt: mean of 1, 0.5, 0 or of probabilities; false if all are invalid. A prompt
+--- that one side did not answer keeps its place
+---@field rows table[] {prompt, a?, b?, verdict, weight?}, made when first read; weight: the judge's probability that
+--- a is better, where it gave one
 local WinRate = { __name = "perilune.WinRate" }
 
 local pairs_of = setmetatable({}, { __mode = "k" })
@@ -74,7 +77,8 @@ function WinRate.__tostring(w)
   return table.concat({
     ("win rate %s %%  (95 %%: %s to %s, standard error %s)"):format(show(w.win_rate), show(w.ci_low), show(w.ci_high),
       show(w.se)),
-    ("  win %d  tie %d  loss %d  invalid %d  of %d asked%s"):format(w.win, w.tie, w.loss, w.invalid, w.asked,
+    ("  win %d  tie %d  loss %d  invalid %d%s  of %d asked%s"):format(w.win, w.tie, w.loss, w.invalid,
+      w.unanswered > 0 and (" (%d answered on one side only)"):format(w.unanswered) or "", w.asked,
       w.discrete_win_rate and (" (counted whole: %s %%)"):format(show(w.discrete_win_rate)) or ""),
     ("  mean length %s against %s characters%s%s"):format(show(w.length), show(w.length_against),
       w.order_disagreement and (", orders disagree in %s %%"):format(show(w.order_disagreement)) or "",
@@ -100,26 +104,56 @@ local function answers(what, role, o)
   error(("eval.winrate: %s must be a model or a dataset of answers, got a %s"):format(role, type(what)), 0)
 end
 
--- Prompt by prompt; where one side has fewer answers its own are used again.
-local function build(a, b)
-  if #a ~= #b then
-    error(("eval.winrate: %d prompts were answered on one side and %d on the other"):format(#a, #b), 0)
+-- Which row of b answers the prompt of each row of a, if one does: matched by prompt, in order of appearance, for a
+-- teacher's refusal leaves no row behind.
+local function partners(a, b)
+  local waiting, taken, out, matched = {}, {}, {}, false
+  local function prompt_of(row, side, i)
+    return row.prompt or error(("eval.winrate: row %d of %s has no \"prompt\""):format(i, side), 0)
   end
-  local list, groups = {}, {}
+  for j = 1, #b do
+    local prompt = prompt_of(b[j], "against", j)
+    waiting[prompt] = waiting[prompt] or {}
+    table.insert(waiting[prompt], j)
+  end
   for i = 1, #a do
-    local mine, other = a[i], b[i]
-    if mine.prompt ~= other.prompt then
-      error(("eval.winrate: row %d: the two sides answer different prompts"):format(i), 0)
-    end
-    local left, right = common.answers(mine), common.answers(other)
+    local queue = waiting[prompt_of(a[i], "the model's answers", i)]
+    local j = queue and table.remove(queue, 1)
+    out[i] = j or false
+    if j then matched, taken[j] = true, true end
+  end
+  if not matched then
+    error(("eval.winrate: the two sides (%d and %d rows of answers) answer different prompts"):format(#a, #b), 0)
+  end
+  return out, taken
+end
+
+-- Prompt by prompt; where one side has fewer answers its own are used again, and where it has none the pair lacks it.
+-- Rows of b that stand alone come where they stood, so that the scores of several models against one b line up.
+local function build(a, b)
+  local list, groups = {}, {}
+  local function add(prompt, left, right)
     local n = math.max(#left, #right)
     for k = 1, n do
-      list[#list + 1] = {
-        prompt = mine.prompt, a = left[(k - 1) % #left + 1], b = right[(k - 1) % #right + 1],
-      }
+      list[#list + 1] = { prompt = prompt, a = left[(k - 1) % math.max(1, #left) + 1],
+        b = right[(k - 1) % math.max(1, #right) + 1] }
     end
-    groups[i] = n
+    groups[#groups + 1] = n
   end
+  local partner, taken = partners(a, b)
+  local at = 1
+  local function alone(to)
+    for j = at, to do
+      if not taken[j] then add(b[j].prompt, {}, common.answers(b[j])) end
+    end
+    at = math.max(at, to + 1)
+  end
+  for i = 1, #a do
+    local j = partner[i]
+    if j then alone(j - 1) end
+    add(a[i].prompt, common.answers(a[i]), j and common.answers(b[j]) or {})
+  end
+  alone(#b)
   return list, groups
 end
 
@@ -152,6 +186,7 @@ local function summary(judgement, groups)
   local c = judgement.counts
   local w = {
     win = c.win, tie = c.tie, loss = c.loss, invalid = c.invalid, asked = c.asked, scores = scores,
+    unanswered = judgement.unanswered,
     length = judgement.length_a, length_against = judgement.length_b,
     order_disagreement = judgement.both > 0 and 100 * judgement.disagreements / judgement.both or nil,
     p_prefers_first = judge.prefers_first(judgement), invalid_rate = 100 * c.invalid / c.asked,
@@ -185,6 +220,10 @@ return function(what, opts)
   }
   if standin.is(judgement) then return judgement end
   local w = summary(judgement, judgement.groups)
+  if w.unanswered > 0 then
+    progress.say(("  win rate: %d of %d comparisons have an answer on one side only (refused, empty or left out): they "
+      .. "count as invalid"):format(w.unanswered, w.asked))
+  end
   pairs_of[w] = { judgement = judgement, pairs = function() return (build(a, b)) end }
   return setmetatable(w, WinRate)
 end

@@ -227,16 +227,9 @@ function feedback.join(a, b, opts)
     return common.standin("candidates", prompts, 2)
   end
   -- The result is a function of the two: its hash is known before its rows are needed.
-  local out
-  out = data().deferred {
-    hash = base.sha256(table.concat({ "join", a:hash(), b:hash(), names[1], names[2] }, "\0")), counts = {},
-    load = function()
-      local rows, counts = rows_of()
-      for k, v in pairs(counts) do out.counts[k] = v end
-      return rows
-    end,
+  return data().deferred {
+    hash = base.sha256(table.concat({ "join", a:hash(), b:hash(), names[1], names[2] }, "\0")), load = rows_of,
   }
-  return out
 end
 
 local COMPARE = {

@@ -51,8 +51,8 @@ end
 
 ---@class perilune.feedback.Pair
 ---@field prompt string
----@field a any first answer
----@field b any second answer
+---@field a any first answer; nil: there is none, and the pair is invalid without a call
+---@field b any second answer, the same
 
 local NAMES = { w = "win", t = "tie", l = "loss", x = "invalid" }
 
@@ -70,8 +70,11 @@ end
 
 local function known(answer) return not standin.is(common.text(answer)) end
 
+local function answered(pair) return pair.a ~= nil and pair.b ~= nil end
+
 -- The calls that pairs need, and which of them are a pair's: in the order given, in the other. Two
--- equal texts need none. Answers that do not exist yet, in a plan, count as different.
+-- equal texts need none, nor does an answer that has no other. Answers that do not exist yet, in a
+-- plan, count as different.
 local function calls_of(pairs, o)
   local requests, first, second = {}, {}, {}
   local function request(pair, swapped)
@@ -81,7 +84,9 @@ local function calls_of(pairs, o)
     return { at = #requests, swapped = swapped }
   end
   for i, pair in ipairs(pairs) do
-    if not (known(pair.a) and known(pair.b)) or common.text(pair.a) ~= common.text(pair.b) then
+    local differ = answered(pair)
+      and (not (known(pair.a) and known(pair.b)) or common.text(pair.a) ~= common.text(pair.b))
+    if differ then
       if o.order == "both" then
         first[i], second[i] = request(pair, false), request(pair, true)
       else
@@ -130,7 +135,8 @@ end
 ---@param pairs perilune.feedback.Pair[]
 ---@param o {order: string, seed: integer, label: string?, template: string?, max_invalid: number?}
 ---@return table judgement {codes: one letter a pair (w t l x), weights?, counts {win, tie, loss, invalid, asked},
---- calls, disagreements of `both` pairs, invalid_calls, prefers_first of `decided` calls}
+--- unanswered: pairs with one answer, which are invalid, calls, disagreements of `both` pairs, invalid_calls,
+--- prefers_first of `decided` calls}
 function judge.pairs(client, pairs, o)
   local requests, first, second = calls_of(pairs, o)
   local replies, guard = ask(client, requests, o)
@@ -141,9 +147,16 @@ function judge.pairs(client, pairs, o)
     return v and asked.swapped and 1 - v or v
   end
   local codes, weights = {}, {}
-  local disagreements, both = 0, 0
-  for i in ipairs(pairs) do
-    local one = not first[i] and 0.5 or value(first[i])        -- equal texts are a tie
+  local disagreements, both, unanswered = 0, 0, 0
+  for i, pair in ipairs(pairs) do
+    local one
+    if first[i] then
+      one = value(first[i])
+    elseif answered(pair) then
+      one = 0.5                        -- equal texts are a tie
+    else
+      unanswered = unanswered + 1
+    end
     local two = one
     if second[i] then two = value(second[i]) end
     local mean = one and two and (one + two) / 2
@@ -162,7 +175,7 @@ function judge.pairs(client, pairs, o)
   assert(counts.win + counts.tie + counts.loss + counts.invalid == counts.asked)
   return {
     codes = text, weights = said.weighted and weights or nil, counts = counts, calls = #requests,
-    disagreements = disagreements, both = both,
+    unanswered = unanswered, disagreements = disagreements, both = both,
     invalid_calls = said.invalid_calls, prefers_first = said.prefers_first, decided = said.decided,
   }
 end
@@ -204,15 +217,19 @@ function judge.characters(answer)
 end
 
 local function mean_length(pairs, side)
-  local sum = 0
-  for _, pair in ipairs(pairs) do sum = sum + judge.characters(pair[side]) end
-  return #pairs > 0 and sum / #pairs or 0
+  local sum, n = 0, 0
+  for _, pair in ipairs(pairs) do
+    if pair[side] ~= nil then sum, n = sum + judge.characters(pair[side]), n + 1 end
+  end
+  return n > 0 and sum / n or 0
 end
 
--- How much longer the first answer of each pair is.
+-- How much longer the first answer of each pair is; false where one is missing.
 local function length_gaps(pairs)
   local out = {}
-  for i, pair in ipairs(pairs) do out[i] = judge.characters(pair.a) - judge.characters(pair.b) end
+  for i, pair in ipairs(pairs) do
+    out[i] = answered(pair) and judge.characters(pair.a) - judge.characters(pair.b)
+  end
   return out
 end
 
@@ -280,11 +297,14 @@ function judge.stage(spec)
       if spec.groups then out.groups, out.gaps = spec.groups(), length_gaps(pairs) end
       out.length_a, out.length_b = mean_length(pairs, "a"), mean_length(pairs, "b")
       out.examples = {}
-      for i = 1, math.min(EXAMPLES, #pairs) do
-        out.examples[i] = {
-          prompt = pairs[i].prompt, a = common.text(pairs[i].a), b = common.text(pairs[i].b),
-          verdict = judge.verdict(out.codes, i),
-        }
+      for i, pair in ipairs(pairs) do
+        if #out.examples == EXAMPLES then break end
+        if answered(pair) then
+          table.insert(out.examples, {
+            prompt = pair.prompt, a = common.text(pair.a), b = common.text(pair.b),
+            verdict = judge.verdict(out.codes, i),
+          })
+        end
       end
       return out
     end,

@@ -450,6 +450,7 @@ return pl.recipe {
     run:at {}
     if run.planning then return nil end -- what follows only counts what is there
 
+    local unanswered = 0
     local cells = { win = {}, quality = has_truth and {} or nil, greedy = has_truth and {} or nil }
     for _, arm in ipairs(arms) do
       local r = results[arm.name]
@@ -457,6 +458,7 @@ return pl.recipe {
       for s = 1, p.seeds do
         local scores = {}
         for i, score in ipairs(r.judged[s].scores) do scores[i] = score and 100 * score end
+      unanswered = math.max(unanswered, r.judged[s].unanswered)
         cells.win[arm.name][s] = scores
         r.words[s], r.no_stop[s] = shape(r.samples[s])
         if has_truth then
@@ -482,6 +484,10 @@ return pl.recipe {
           reference_spec, judge_spec),
       },
     }
+    if unanswered > 0 then
+      table.insert(result.notes, ("Up to %d of an arm's %d comparisons lack an answer (the reference refused, or its answer "
+        .. "was empty): they count as invalid."):format(unanswered, #held))
+    end
     if has_truth then
       result.claims_by_win_rate = contrasts(CLAIMS, cells.win)
       result.claims_greedy = contrasts(CLAIMS, cells.greedy)

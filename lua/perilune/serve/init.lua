@@ -127,13 +127,25 @@ function Server:run_job(id, job)
   self.engine:add(job)
 end
 
+-- Raises unless there is room for so many more answers.
+function Server:make_room(answers)
+  local active = self.engine:active()
+  if active + answers <= self.most then return end
+  error({ status = 429, code = "rate_limit_exceeded", header = "Retry-After: 1",
+    message = ("%d answers are running or waiting, and this server takes %d: no room for %d more, try again later"):format(
+      active, self.most, answers) }, 0)
+end
+
 function Server:admit(request, make)
-  if self.engine:active() >= self.most then
-    error({ status = 429, code = "rate_limit_exceeded", header = "Retry-After: 1",
-      message = ("%d answers are running or waiting, which is all this server takes: try again later"):format(
-        self.engine:active()) }, 0)
+  self:make_room(1)                        -- before a request is read that is refused anyhow
+  local job = make(body_of(request), self.ctx)
+  local answers = #job.prompts * job.n
+  if answers > self.most then              -- waiting would not help
+    openai.fail(400, ("%d prompts with n = %d are %d answers, and this server takes %d at a time: send fewer in a request")
+      :format(#job.prompts, job.n, answers, self.most), "n", "too_many_answers")
   end
-  self:run_job(request.id, make(body_of(request), self.ctx))
+  self:make_room(answers)
+  self:run_job(request.id, job)
 end
 
 local ROUTES = {

@@ -131,7 +131,8 @@ end
 -- Batches bear no name of ours: one of the same size, made since then and not known to the ledger, is taken for it.
 -- Were it another's, none of its results would bear our calls' names, and all would be asked again.
 function batches.find(api, _, since, n)
-  local page = api:json("GET", PATH .. "?limit=100")
+  local page, message = api:json(PATH .. "?limit=100")
+  if not page then error(("%s: %s"):format(api.service.name, message), 0) end
   for _, row in ipairs(wire.get(page, "data") or {}) do
     local sum = 0
     for _, count in pairs(wire.get(row, "request_counts") or {}) do sum = sum + (tonumber(count) or 0) end
@@ -142,16 +143,17 @@ function batches.find(api, _, since, n)
 end
 
 function batches.status(api, remote_id)
-  local row = api:json("GET", ("%s/%s"):format(PATH, remote_id))
+  local row, message = api:json(("%s/%s"):format(PATH, remote_id))
+  if not row then return nil, message end
   local state, counts = wire.text(row, "processing_status") or "?", wire.get(row, "request_counts") or {}
   return state == "ended", state, (counts.succeeded or 0) + (counts.errored or 0) + (counts.expired or 0)
 end
 
 function batches.results(api, remote_id)
-  local r, message = api:ask("GET", ("%s/%s/results"):format(PATH, remote_id))
-  if not r then error(message, 0) end
+  local text, message = api:text(("%s/%s/results"):format(PATH, remote_id))
+  if not text then return nil, message end
   local out = {}
-  for line in r.body:gmatch "[^\r\n]+" do
+  for line in text:gmatch "[^\r\n]+" do
     local row = wire.decode(line)
     local kind = wire.text(row, "result", "type")
     if kind == "succeeded" then

@@ -36,9 +36,10 @@ local REFUSED = { SAFETY = true, RECITATION = true, BLOCKLIST = true, PROHIBITED
 
 local function usage_of(body)
   local out = wire.count(body, "usageMetadata", "candidatesTokenCount")
-  local thought = wire.count(body, "usageMetadata", "thoughtsTokenCount") or 0     -- billed as output
+  -- billed as output; a reply that was cut while it thought names nothing else
+  local thought = wire.count(body, "usageMetadata", "thoughtsTokenCount")
   return { prompt_tokens = wire.count(body, "usageMetadata", "promptTokenCount"),
-    completion_tokens = out and out + thought,
+    completion_tokens = (out or thought) and (out or 0) + (thought or 0),
     cached_tokens = wire.count(body, "usageMetadata", "cachedContentTokenCount") }
 end
 

@@ -169,7 +169,8 @@ end
 function batches.find(api, mark)
   local after = ""
   for _ = 1, 20 do
-    local page = api:json("GET", "/batches?limit=100" .. after)
+    local page, message = api:json("/batches?limit=100" .. after)
+    if not page then error(("%s: %s"):format(api.service.name, message), 0) end
     local last
     for _, row in ipairs(wire.get(page, "data") or {}) do
       last = row.id
@@ -182,7 +183,8 @@ function batches.find(api, mark)
 end
 
 function batches.status(api, remote_id)
-  local row = api:json("GET", "/batches/" .. remote_id)
+  local row, message = api:json("/batches/" .. remote_id)
+  if not row then return nil, message end
   local state = wire.text(row, "status") or "?"
   local done = (wire.count(row, "request_counts", "completed") or 0) + (wire.count(row, "request_counts", "failed") or 0)
   local problem = wire.text(row, "errors", "data", 1, "message")
@@ -190,13 +192,15 @@ function batches.status(api, remote_id)
 end
 
 function batches.results(api, remote_id)
-  local row, out = api:json("GET", "/batches/" .. remote_id), {}
+  local row, message = api:json("/batches/" .. remote_id)
+  if not row then return nil, message end
+  local out = {}
   for _, name in ipairs { "output_file_id", "error_file_id" } do
     local file = wire.text(row, name)
     if file then
-      local r, message = api:ask("GET", ("/files/%s/content"):format(file))
-      if not r then error(message, 0) end
-      for _, line in ipairs(lines_of(r.body)) do
+      local text, gone = api:text(("/files/%s/content"):format(file))
+      if not text then return nil, gone end
+      for _, line in ipairs(lines_of(text)) do
         local body = wire.get(line, "response", "body")
         local status = wire.count(line, "response", "status_code")
         if wire.text(line, "custom_id") and status then
