@@ -110,7 +110,7 @@ typedef struct pl_sequences {
                                  const T *w, const int32_t *ids, const T *out, const T *stats,     \
                                  const T *gout, T *gh, T *gw, A *kept, T *scratch);                \
   int64_t pl_token_logprob_stats_##S(int64_t M, int64_t V);                                        \
-  /* blocks of logits: 1 for the value, for the gradient 2, or 0 where kept is not NULL */           \
+  /* blocks of logits: 1 for the value, for the gradient 2, or 0 where kept is not NULL */         \
   int64_t pl_token_logprob_scratch_##S(int64_t M, int64_t C, int64_t V, int blocks);
 
 PL_DECLARE_ACT_KERNELS(float, float, f32)
