@@ -270,6 +270,30 @@ T.test("a judged win rate as annotations, and back", function()
   T.raises(function() pl.eval.annotations {} end, "what eval.winrate returned")
 end)
 
+T.test("rows are matched by prompt as often as it occurs, without prompts as they come", function()
+  local function longer(r) return #r.a > #r.b and "a" or "b" end
+  local a, b, bare = {}, {}, { { completion = "aaa" }, { completion = "b" } }
+  for i = 1, 4 do
+    for k = 1, 3 do a[#a + 1] = { prompt = "p" .. i, completion = ("x"):rep(k + 3) } end
+    b[5 - i] = { prompt = "p" .. i, completion = "yy" }
+  end
+  local w = pl.eval.winrate(a, { against = b, judge = longer })
+  T.eq({ w.win, w.invalid, w.asked, w.unanswered }, { 12, 0, 12, 0 })
+  w = pl.eval.winrate(b, { against = a, judge = longer })
+  T.eq({ w.loss, w.invalid, w.asked, w.unanswered }, { 12, 0, 12, 0 })
+  w = pl.eval.winrate(bare, { against = { { completion = "cc" }, { completion = "dd" } }, judge = longer })
+  T.eq({ w.win, w.loss }, { 1, 1 })
+  T.raises(function() pl.eval.winrate(bare, { against = b, judge = longer }) end, "2 and 4 rows")
+  T.raises(function() pl.eval.winrate(bare, { against = { b[1], b[2] }, judge = longer }) end, "row 1")
+  -- in a plan prompts may not be known yet: such rows are taken as they come
+  local recipe = pl.recipe { name = "unknown-prompts", run = function()
+    local said = pl.feedback.demonstrate(function() return "abc" end, { "p1", "p2" }, {})
+    local moved = said:map(function(row) return { prompt = row.text, completion = row.completion } end)
+    pl.eval.winrate(moved, { against = moved, judge = longer })
+  end }
+  recipe:plan()
+end)
+
 T.test("a prompt that one side did not answer is an invalid comparison, on its place", function()
   local prompts = { "p1", "p2", "p3", "p4", "p2" }
   local function demos(refused, name)

@@ -33,7 +33,7 @@ local OPTIONS = {
 ---@field loss integer
 ---@field invalid integer
 ---@field unanswered integer how many of the invalid ones had an answer on one side only
----@field asked integer comparisons; the four above add up to it
+---@field asked integer comparisons: win + tie + loss + invalid
 ---@field win_rate number|nil percent: 100 (win + tie/2) / (win + tie + loss), or of a judge that gives probabilities
 --- 100 times their mean; nil if all are invalid
 ---@field discrete_win_rate number|nil from win, tie and loss, where win_rate is from probabilities
@@ -104,28 +104,55 @@ local function answers(what, role, o)
   error(("eval.winrate: %s must be a model or a dataset of answers, got a %s"):format(role, type(what)), 0)
 end
 
--- Which row of b answers the prompt of each row of a, if one does: matched by prompt, in order of appearance, for a
--- teacher's refusal leaves no row behind.
-local function partners(a, b)
-  local waiting, taken, out, matched = {}, {}, {}, false
-  local function prompt_of(row, side, i)
-    return row.prompt or error(("eval.winrate: row %d of %s has no \"prompt\""):format(i, side), 0)
+-- The rows of each prompt, in order; nil where prompts are not there to be looked at: rows without them, or of a plan.
+local function by_prompt(rows)
+  local out = {}
+  for i = 1, #rows do
+    local prompt = rows[i].prompt
+    if prompt == nil or standin.is(prompt) then return nil end
+    out[prompt] = out[prompt] or {}
+    table.insert(out[prompt], i)
   end
-  for j = 1, #b do
-    local prompt = prompt_of(b[j], "against", j)
-    waiting[prompt] = waiting[prompt] or {}
-    table.insert(waiting[prompt], j)
+  return out
+end
+
+-- For each row of `rows` which of the others has its prompt, or false. Where the others have fewer rows of a prompt
+-- theirs are used again.
+local function partners(rows, others)
+  local seen, out = {}, {}
+  for i = 1, #rows do
+    local prompt = rows[i].prompt
+    local list = others[prompt]
+    seen[prompt] = (seen[prompt] or 0) + 1
+    out[i] = list and list[(seen[prompt] - 1) % #list + 1] or false
   end
+  return out
+end
+
+-- Which row of b answers the prompt of each row of a, and the other way round: matched by prompt, in order of
+-- appearance, for a teacher's refusal leaves no row behind.
+local function match(a, b)
+  local of_a, of_b = by_prompt(a), by_prompt(b)
+  if not (of_a and of_b) then
+    if #a ~= #b then
+      error(("eval.winrate: %d and %d rows of answers, and not all have a \"prompt\" to match them by"):format(#a, #b), 0)
+    end
+    local same = {}
+    for i = 1, #a do
+      local left, right = a[i].prompt, b[i].prompt
+      if left ~= right and not (standin.is(left) or standin.is(right)) then
+        error(("eval.winrate: row %d has a \"prompt\" on one side, or another one; without prompts on both sides rows "
+          .. "are taken as they come"):format(i), 0)
+      end
+      same[i] = i
+    end
+    return same, same
+  end
+  local to_b, to_a = partners(a, of_b), partners(b, of_a)
   for i = 1, #a do
-    local queue = waiting[prompt_of(a[i], "the model's answers", i)]
-    local j = queue and table.remove(queue, 1)
-    out[i] = j or false
-    if j then matched, taken[j] = true, true end
+    if to_b[i] then return to_b, to_a end
   end
-  if not matched then
-    error(("eval.winrate: the two sides (%d and %d rows of answers) answer different prompts"):format(#a, #b), 0)
-  end
-  return out, taken
+  error(("eval.winrate: the two sides (%d and %d rows of answers) answer different prompts"):format(#a, #b), 0)
 end
 
 -- Prompt by prompt; where one side has fewer answers its own are used again, and where it has none the pair lacks it.
@@ -140,20 +167,23 @@ local function build(a, b)
     end
     groups[#groups + 1] = n
   end
-  local partner, taken = partners(a, b)
-  local at = 1
-  local function alone(to)
+  local to_b, to_a = match(a, b)
+  local taken, at = {}, 1
+  for i = 1, #a do
+    if to_b[i] then taken[to_b[i]] = true end
+  end
+  local function rest(to)
     for j = at, to do
-      if not taken[j] then add(b[j].prompt, {}, common.answers(b[j])) end
+      if not taken[j] then add(b[j].prompt, to_a[j] and common.answers(a[to_a[j]]) or {}, common.answers(b[j])) end
     end
     at = math.max(at, to + 1)
   end
   for i = 1, #a do
-    local j = partner[i]
-    if j then alone(j - 1) end
+    local j = to_b[i]
+    if j then rest(j - 1) end
     add(a[i].prompt, common.answers(a[i]), j and common.answers(b[j]) or {})
   end
-  alone(#b)
+  rest(#b)
   return list, groups
 end
 

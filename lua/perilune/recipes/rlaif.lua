@@ -458,7 +458,7 @@ return pl.recipe {
       for s = 1, p.seeds do
         local scores = {}
         for i, score in ipairs(r.judged[s].scores) do scores[i] = score and 100 * score end
-      unanswered = math.max(unanswered, r.judged[s].unanswered)
+        unanswered = math.max(unanswered, r.judged[s].unanswered)
         cells.win[arm.name][s] = scores
         r.words[s], r.no_stop[s] = shape(r.samples[s])
         if has_truth then
