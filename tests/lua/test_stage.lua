@@ -233,6 +233,21 @@ T.test("a function is keyed by its code and what it captured", function()
   T.eq(judge("x", { side = "tie" }), 3)
 end)
 
+T.test("a training on rows that JSON cannot write is computed, and found again", function()
+  for _, extra in ipairs { function() end, pl.tensor { 1, 2 }, { 1, 2, a = 3 } } do
+    local rows = { { prompt = "Q: sort: fox cat\nA:", completion = " cat fox", extra = extra } }
+    local states, hashes = {}, {}
+    for i = 1, 2 do
+      within(function(run)
+        hashes[i] = pl.train.sft(tiny(4), rows, { lr = 1e-2, max_steps = 1 }):hash()
+        states[i] = run.stages[1].state
+      end)
+    end
+    T.eq(states, { "computed", "kept" })
+    T.eq(hashes[2], hashes[1])
+  end
+end)
+
 -- What hash.of(f) is as the globals and library fields in `values` are; they are as before afterwards.
 local function with_globals(values, f, where)
   where = where or _G
