@@ -310,12 +310,16 @@ function hash.file(path)
   return sum:hex()
 end
 
--- The model files of a directory, what tells that one has changed, and the time of the last change.
+-- The model files of a directory, what tells that one has changed, and the time of the last change; nil and
+-- a message where they cannot be looked at.
 local function model_files(dir)
   local names, marks, last = {}, {}, 0
-  for _, name in ipairs(assert(base.list_dir(dir))) do
+  local list, message = base.list_dir(dir)
+  if not list then return nil, message end
+  for _, name in ipairs(list) do
     if name:match "%.json$" or name:match "%.safetensors$" then
-      local s = assert(base.stamp(dir .. "/" .. name))
+      local s, missing = base.stamp(dir .. "/" .. name)
+      if not s then return nil, missing end
       names[#names + 1] = name
       marks[#marks + 1] = ("%s %d %d %d %d"):format(name, s.size, s.inode, s.mtime_ns, s.ctime_ns)
       last = math.max(last, s.ctime_ns)
@@ -331,15 +335,19 @@ local directories = {} -- path -> {mark, hex}
 ---The hash of a model directory's bytes (*.json, *.safetensors): its identity without
 ---loading it. Files that did not change since are not read again.
 ---@param dir string
----@return string hex
+---@return string|nil hex
+---@return string|nil message why the directory or a file of it cannot be read, as while it is replaced
 function hash.model_dir(dir)
   local names, mark, last = model_files(dir)
+  if not names then return nil, mark end
   local known = directories[dir]
   if known and known.mark == mark then return known.hex end
   local settled = base.walltime() > last + TICK
   local sum = base.sha256_new()
   for _, name in ipairs(names) do
-    sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
+    local hex, message = hash.file(dir .. "/" .. name)
+    if not hex then return nil, message end
+    sum:add(name .. " " .. hex .. "\n")
   end
   directories[dir] = settled and { mark = mark, hex = sum:hex() } or nil
   return sum:hex()
