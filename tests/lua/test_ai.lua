@@ -220,4 +220,30 @@ T.test("a local model whose files change within the process is another one", fun
   T.ok(rawequal(client.provider:model(), read), "files that did not change are not read again")
 end)
 
+T.test("a local model whose directory is away: the one read before stands", function()
+  local dir = T.tmpdir() .. "/away"
+  tiny(2):save(dir)
+  local client, cold = pl.ai("local:" .. dir .. "?temperature=0&max_tokens=3"), pl.ai("local:" .. dir)
+  local key, reply = client:key(), demonstrate(client, SORT)
+  T.ok(os.rename(dir, dir .. "-aside"))
+  T.eq(client:key(), key)
+  T.eq(demonstrate(client, SORT), reply)
+  for _, ask in ipairs { function() return cold:key() end, function() return demonstrate(cold, SORT) end } do
+    local ok, message = pcall(ask)
+    T.ok(not ok and message:find(dir .. ": no such directory", 1, true) and not message:find("hash.lua", 1, true), message)
+  end
+  local sleep, pauses = base.sleep, 0
+  local back <close> = base.finally(function() base.sleep = sleep end)
+  base.sleep = function()
+    pauses = pauses + 1
+    T.ok(os.rename(dir .. "-aside", dir))
+  end
+  T.eq(cold:key(), pl.ai("local:" .. dir):key(), "back in time")
+  T.eq(pauses, 1)
+  base.sleep = sleep
+  T.ok(os.rename(dir, dir .. "-aside"))
+  tiny(3):save(dir)
+  T.ok(client:key() ~= key, "another one in its place")
+end)
+
 T.done()

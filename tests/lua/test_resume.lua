@@ -228,4 +228,34 @@ T.test("resume_scratch_of_the_same_training_only", function()
   T.eq(again:hash(), whole:hash())
 end)
 
+T.test("resume_scratch_with_rows_that_json_cannot_write", function()
+  local function training(extra, o)
+    local rows = {}
+    for i, row in ipairs(golden.rows) do rows[i] = with(row, { extra = extra }) end
+    return pl.train.sft(tiny, rows, with({ lr = 1e-2, epochs = 4, batch_size = 4 }, o))
+  end
+  local whole = training(nil, {}):hash()
+  local function resumed_after(extra, other)
+    local o = { scratch = fresh() }
+    T.raises(function()
+      saving_each_step(function()
+        training(extra, with(o, { on_step = function(r) if r.step == 4 then error "stopped here" end end }))
+      end)
+    end, "stopped here")
+    local again = training(other or extra, o)
+    T.eq(again:hash(), whole)
+    return again.history.summary.resumed_after
+  end
+  T.eq(resumed_after(function(r) return r end), 3)
+  T.eq(resumed_after(pl.tensor { 1, 2 }), 3)
+  T.eq(resumed_after { 1, 2, a = 3 }, 3)
+  T.eq(resumed_after(pl.tensor { 1, 2 }, pl.tensor { 1, 3 }), 0, "other rows")
+  local progress, said = require "perilune.study.progress", {}
+  local say = progress.say
+  local back <close> = core.finally(function() progress.say = say end)
+  progress.say = function(text) said[#said + 1] = text end
+  T.eq(resumed_after(coroutine.create(print)), 0)
+  T.ok(table.concat(said, "\n"):find("scratch is not used: in the rows a coroutine (at 1.extra) cannot be hashed", 1, true))
+end)
+
 T.done()

@@ -3,6 +3,7 @@ local T = require "tests.lua.harness"
 local pl = require "perilune"
 local tiny = require "tests.lua.tiny"
 local base = require("perilune.core").base
+local bytecode = require "perilune.study.bytecode"
 local hash = require "perilune.study.hash"
 local progress = require "perilune.study.progress"
 local stage = require "perilune.study.stage"
@@ -232,6 +233,21 @@ T.test("a function is keyed by its code and what it captured", function()
   T.eq(judge("x", { side = "tie" }), 3)
 end)
 
+T.test("a training on rows that JSON cannot write is computed, and found again", function()
+  for _, extra in ipairs { function() end, pl.tensor { 1, 2 }, { 1, 2, a = 3 } } do
+    local rows = { { prompt = "Q: sort: fox cat\nA:", completion = " cat fox", extra = extra } }
+    local states, hashes = {}, {}
+    for i = 1, 2 do
+      within(function(run)
+        hashes[i] = pl.train.sft(tiny(4), rows, { lr = 1e-2, max_steps = 1 }):hash()
+        states[i] = run.stages[1].state
+      end)
+    end
+    T.eq(states, { "computed", "kept" })
+    T.eq(hashes[2], hashes[1])
+  end
+end)
+
 -- What hash.of(f) is as the globals and library fields in `values` are; they are as before afterwards.
 local function with_globals(values, f, where)
   where = where or _G
@@ -265,6 +281,46 @@ T.test("a function is keyed by the globals that it names", function()
   local long = ("long_"):rep(40)
   local names_it = loaded("return function() return " .. long .. " end")
   T.ok(with_globals({ [long] = 1 }, names_it) ~= with_globals({ [long] = 2 }, names_it))
+end)
+
+T.test("a name that is no global of the code does not count", function()
+  local busy = { log = io.stdout, text = io.stdout, min = coroutine.create(print), total = io.stdout }
+  local critic = loaded [[return function(r) return math.log(#r.text) > 1 and r:min "total" end]]
+  T.eq(with_globals(busy, critic), hash.of(critic))
+  local own = pl.train.schedule.new { name = "cosine", total = 10 }
+  T.eq(with_globals(busy, own), hash.of(own), "nor do any for perilune's own")
+  for _, open in ipairs { "return _G[r.x] or 'log'", "local env = _ENV return env.log", "return load('return ' .. r)() or 'log'" } do
+    local f = loaded("return function(r) " .. open .. " end")
+    T.ok(with_globals({ log = 1 }, f) ~= with_globals({ log = 2 }, f), open)
+  end
+end)
+
+T.test("the globals that code names are read off its bytecode", function()
+  local function of(source, env)
+    local names = bytecode.globals(string.dump(T.ok(load(source)), true), env or { [0] = true })
+    if not names then return "any" end
+    local list = {}
+    for name in pairs(names) do list[#list + 1] = name end
+    table.sort(list)
+    return table.concat(list, " ")
+  end
+  local many = {}
+  for i = 1, 400 do many[i] = "g" .. i end
+  for _, case in ipairs {
+    { "return math.log(x.y, 'z')", "math x" },
+    { "local a = b; return function() c = 1; return function(d) return d.e, f, a, _ENV.q end end", "b c f q" },
+    { "local _ENV = { x = 1 } return x", "" },
+    { "return 1, 1.5, true, false, nil, 'a' .. 1, -7, 1e300, 99999999999", "" },
+    { "return _G.x", "any" }, { "local env = _ENV return env.x", "any" }, { "return load 'x'", "any" },
+    { "return " .. ("long"):rep(20), "any" }, { "return {" .. table.concat(many, ",") .. "}", "any" },
+    { "return function() return function() return _ENV end end", "any" },
+  } do T.eq(of(case[1]), case[2], case[1]) end
+  T.eq(of("return x", {}), "", "not through an upvalue that holds the globals")
+  local code = string.dump(T.ok(load "return math.log(function() return x, 'text', 1.5 end)"), true)
+  T.ok(bytecode.globals(code, { [0] = true }))
+  for i = 0, #code - 1 do T.eq(bytecode.globals(code:sub(1, i), { [0] = true }), nil, "cut off") end
+  T.eq(bytecode.globals(code .. "x", { [0] = true }), nil)
+  T.eq(bytecode.globals(string.dump(T.ok(load "local a = x"), false), { [0] = true }), nil, "not stripped")
 end)
 
 T.test("a function is keyed by what was put into Lua's own tables, and not by what is Lua's", function()

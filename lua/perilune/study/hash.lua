@@ -2,6 +2,7 @@
 --- hash only if a stage would do the same with them. What cannot be hashed (a
 --- coroutine, a file, a C function of somebody else's) is said, never guessed.
 local base = require("perilune.core").base
+local bytecode = require "perilune.study.bytecode"
 
 local hash = {}
 
@@ -183,24 +184,30 @@ function Walker:func(v, path)
   local code = string.dump(v, true)
   self:put(("F%d:%s"):format(#code, code))
   local source = info.source:match "^@(.*)$"
-  if source and (root == "" or source:sub(1, #root) ~= root) then self.files[source] = true end
+  local of_user = not source or root == "" or source:sub(1, #root) ~= root
+  if source and of_user then self.files[source] = true end
   user_modules(self.files)
-  local reads_globals = false
+  local env = {}
   for i = 1, math.huge do
     local name, value = debug.getupvalue(v, i)
     if not name then break end
-    reads_globals = reads_globals or name == "_ENV" or value == _G
+    if name == "_ENV" or value == _G then env[i - 1] = true end
     self:value(value, path == "" and name or path .. "." .. name)
   end
-  self:globals(code, reads_globals, path)
+  if of_user then self:globals(code, env, path) end -- the code version covers perilune's own
 end
 
--- The user's globals that a function, or one inside it, may read: those whose names are among the
--- strings of its code. One that is nil now and set later is then among them.
-function Walker:globals(code, reads_globals, path)
+-- The user's globals that a function, or one inside it, may read: those that it names. One that is nil now
+-- and set later is then among them. Where its bytecode leaves open what it reads, and for fields of Lua's
+-- own tables, any string of its code counts as a name.
+function Walker:globals(code, env, path)
   self.user = self.user or user_globals()
+  if #self.user == 0 then return end
+  local names = bytecode.globals(code, env)
   for _, g in ipairs(self.user) do
-    if (reads_globals or not g.global) and code:find(dumped(g.field), 1, true) then
+    local counts
+    if g.global and names then counts = names[g.field] else counts = code:find(dumped(g.field), 1, true) end
+    if counts then
       self:put(("g%d:%s"):format(#g.name, g.name))
       self:value(g.value, path == "" and g.field or path .. "." .. g.field)
     end
@@ -303,12 +310,16 @@ function hash.file(path)
   return sum:hex()
 end
 
--- The model files of a directory, what tells that one has changed, and the time of the last change.
+-- The model files of a directory, what tells that one has changed, and the time of the last change; nil and
+-- a message where they cannot be looked at.
 local function model_files(dir)
   local names, marks, last = {}, {}, 0
-  for _, name in ipairs(assert(base.list_dir(dir))) do
+  local list, message = base.list_dir(dir)
+  if not list then return nil, message end
+  for _, name in ipairs(list) do
     if name:match "%.json$" or name:match "%.safetensors$" then
-      local s = assert(base.stamp(dir .. "/" .. name))
+      local s, missing = base.stamp(dir .. "/" .. name)
+      if not s then return nil, missing end
       names[#names + 1] = name
       marks[#marks + 1] = ("%s %d %d %d %d"):format(name, s.size, s.inode, s.mtime_ns, s.ctime_ns)
       last = math.max(last, s.ctime_ns)
@@ -324,15 +335,19 @@ local directories = {} -- path -> {mark, hex}
 ---The hash of a model directory's bytes (*.json, *.safetensors): its identity without
 ---loading it. Files that did not change since are not read again.
 ---@param dir string
----@return string hex
+---@return string|nil hex
+---@return string|nil message why the directory or a file of it cannot be read, as while it is replaced
 function hash.model_dir(dir)
   local names, mark, last = model_files(dir)
+  if not names then return nil, mark end
   local known = directories[dir]
   if known and known.mark == mark then return known.hex end
   local settled = base.walltime() > last + TICK
   local sum = base.sha256_new()
   for _, name in ipairs(names) do
-    sum:add(name .. " " .. assert(hash.file(dir .. "/" .. name)) .. "\n")
+    local hex, message = hash.file(dir .. "/" .. name)
+    if not hex then return nil, message end
+    sum:add(name .. " " .. hex .. "\n")
   end
   directories[dir] = settled and { mark = mark, hex = sum:hex() } or nil
   return sum:hex()

@@ -53,10 +53,30 @@ local function essential(model, o)
   return out
 end
 
--- What a checkpoint must match, one text a thing so that an error can name what changed.
+-- The identity of rows. One that JSON cannot write (a function, a tensor) is no reason to stop a training that
+-- asks for no checkpoints of its own; nil and what stands in the way where nothing tells such rows apart.
+local function rows_hash(rows, o)
+  local set = data.from(rows)
+  if o.save_dir then
+    return set:hash()
+  end
+  local ok, hex = pcall(set.hash, set)
+  if ok then
+    return hex
+  end
+  return hash.of(set:rows())
+end
+
+-- What a checkpoint must match, one text a thing so that an error can name what changed; nil and why.
 local function identity_of(name, model, rows, o)
-  local out = { trainer = name, model = model:hash(), data = data.from(rows):hash(),
-    eval = o.eval and data.from(o.eval.data):hash() }
+  local out = { trainer = name, model = model:hash() }
+  for key, list in pairs { data = rows, eval = o.eval and o.eval.data } do
+    local hex, why = rows_hash(list, o)
+    if not hex then
+      return nil, why
+    end
+    out[key] = hex
+  end
   for key, value in pairs(essential(model, o)) do
     out[key] = hash.of { value } or "cannot be hashed"
   end
@@ -150,7 +170,14 @@ local function run(spec, model, rows, o)
     local set = dataset(where, "data", rows)
     local policy = o.in_place and model or model:clone()
     local scratch = o.scratch or ctx.scratch
-    local identity = (o.save_dir or scratch) and identity_of(spec.name, model, set, o)
+    local identity, why
+    if o.save_dir or scratch then
+      identity, why = identity_of(spec.name, model, set, o)
+      if not identity then
+        progress.say(("  %s: scratch is not used: in the rows %s cannot be hashed"):format(o.label or where, why))
+        scratch = nil
+      end
+    end
     local task = spec.make(policy, not o.in_place and model or nil, set:rows())
     if o.eval then
       local held = dataset(where, "eval.data", o.eval.data)

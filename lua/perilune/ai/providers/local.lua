@@ -17,23 +17,37 @@ local OPTIONS = {
 -- Answers scored at once: enough to fill the machine, little enough memory.
 local BATCH = 64
 
+-- Seconds that a directory which is being replaced is given to come back.
+local AWAY = 0.05
+
 ---@class perilune.ai.Local : perilune.ai.Provider
 local Local = {}
 Local.__index = Local
 
+-- The hash of what the directory holds. It may be away for a moment while it is replaced: it is looked at
+-- twice, and after that a model read from it before stands. Nil: there is none.
+function Local:directory()
+  local hex = hash.model_dir(self.dir)
+  if not hex then
+    base.sleep(AWAY)
+    hex = hash.model_dir(self.dir)
+  end
+  return hex or self.loaded_hash
+end
+
 -- The model that the directory holds now, which is the one that key() names: read again where its
 -- files have changed, and once more where they did so meanwhile.
 function Local:model()
-  local hex = self.dir and hash.model_dir(self.dir)
-  while self.dir and self.loaded_hash ~= hex do
-    self.loaded, self.loaded_hash = require("perilune.models").load(self.dir), hex
-    hex = hash.model_dir(self.dir)
+  local hex = self.dir and self:directory()
+  while self.dir and (not hex or self.loaded_hash ~= hex) do
+    self.loaded, self.loaded_hash = require("perilune.models").load(self.dir), hex -- says what is wrong with it
+    hex = self:directory()
   end
   return self.loaded
 end
 
 function Local:key()
-  local identity = self.dir and hash.model_dir(self.dir) or self.loaded:hash()
+  local identity = self.dir and self:directory() or self:model() and self.loaded_hash or self.loaded:hash()
   return ("local:%s %s"):format(identity, assert(hash.of(self.options)))
 end
 
