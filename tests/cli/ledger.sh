@@ -84,6 +84,13 @@ expect export_to_a_file 0 '' 'all\.jsonl: 5 attempts' "$bin" ledger export "$tmp
 "$bin" ledger export >"$tmp/out.jsonl"
 check export_to_standard_output cmp "$tmp/all.jsonl" "$tmp/out.jsonl"
 PL_LEDGER=$tmp/two.db expect import 0 '' '5 new attempts.*secret was taken over' "$bin" ledger import "$tmp/all.jsonl"
+PL_LEDGER=$tmp/two.db "$bin" -e 'local l = require("perilune.ai.ledger").default()
+  local id = l:batch { provider = "openai", endpoint = "e", detail = "d" }
+  l:batch_change(id, { remote = "batch_1", state = "running" })'
+PL_LEDGER=$tmp/two.db expect give_up_of_another 1 '' 'no batch batch_2 is open' "$bin" ledger give-up batch_2
+PL_LEDGER=$tmp/two.db expect give_up 0 '' 'batch_1: 0 calls count as possibly paid' "$bin" ledger give-up batch_1
+PL_LEDGER=$tmp/two.db expect given_up_once 1 '' 'no batch batch_1 is open' "$bin" ledger give-up batch_1
+PL_LEDGER=$tmp/two.db expect give_up_without_a_name 2 '' 'give-up takes' "$bin" ledger give-up
 PL_LEDGER=$tmp/two.db expect import_again 0 '' '0 new attempts, 0 brought up to date, 5 known' "$bin" ledger import "$tmp/all.jsonl"
 PL_LEDGER=$tmp/two.db "$bin" ledger >"$tmp/two.txt"
 "$bin" ledger >"$tmp/one.txt"

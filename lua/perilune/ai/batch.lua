@@ -28,8 +28,8 @@ local FIRST_LOOK, LONGEST_LOOK = 0.5, 60
 -- So often a call that its batch did not answer is handed in.
 local ROUNDS = 3
 
--- A batch that is not found so often in a row is gone, and not merely unknown yet to one of the service's machines.
-local MISSED = 3
+-- Looks for a batch before it is taken for gone, and not for merely unknown yet to one of the service's machines.
+local LOOKS = 4
 
 local Run = {}
 Run.__index = Run
@@ -114,30 +114,19 @@ function Run:book_results(row, results)
   self.book:batch_change(row.id, { state = "read", open = false })
 end
 
--- What the service tells of a batch: of its status, or its results; nil, and its words, if it is gone.
-function Run:look(what, remote)
+-- What the service tells of a batch: of its status, or its results. Where it does not know the batch any more only
+-- the user can tell whether its calls are to be paid for once more.
+function Run:look(what, row)
   local told
-  for missed = 1, MISSED do
-    told = table.pack(self.batches[what](self.api, remote))
-    if told[1] ~= nil then break end
-    if missed < MISSED then base.sleep(FIRST_LOOK) end
+  for i = 1, LOOKS do
+    told = table.pack(self.batches[what](self.api, row.remote))
+    if told[1] ~= nil then return table.unpack(told, 1, told.n) end
+    if i < LOOKS then base.sleep(FIRST_LOOK * 2 ^ i) end
   end
-  return table.unpack(told, 1, told.n)
-end
-
--- The service does not know a batch any more: its calls may have been paid for, but nobody will ever see an answer.
-function Run:gone(row, words)
-  local n
-  self.book:transaction(function()
-    local attempts = self.book:batch_attempts(row.id)
-    n = #attempts
-    for _, attempt in ipairs(attempts) do self.book:lost(attempt.attempt, "its batch is gone") end
-    self.book:batch_change(row.id, { state = "gone", open = false })
-  end)
-  self.at = nil
-  self.last_problem = ("the service does not know batch %s any more (%s)"):format(row.remote, words)
-  progress.say(("  %s: %s: its %d calls count as possibly paid, and are handed in again"):format(self.service.name,
-    self.last_problem, n))
+  error(("%s: the service does not know batch %s (%s): the key is of another project, or the batch or its results were "
+    .. "deleted. It stays open in %s, for its %d calls may have been paid for; \"perilune ledger give-up %s\" gives it "
+    .. "up, and the next run asks and pays for them again"):format(self.service.name, row.remote, told[2],
+    self.book.path, #row.attempts, row.remote), 0)
 end
 
 -- Waits for a batch and books what came back.
@@ -146,19 +135,14 @@ function Run:harvest(row)
   local bar = progress.start { label = self.source.stage or "batch", total = n, unit = "call" }
   local ended, state, done, problem
   while true do
-    ended, state, done, problem = self:look("status", row.remote)
-    if ended == nil then
-      bar:done()
-      return self:gone(row, state)
-    end
+    ended, state, done, problem = self:look("status", row)
     bar:update(done, { batch = row.remote, state = state })
     if ended then break end
     base.sleep(wait)
     wait = math.min(wait * 1.5, LONGEST_LOOK)
   end
   bar:done()
-  local results, words = self:look("results", row.remote)
-  if not results then return self:gone(row, words) end
+  local results = self:look("results", row)
   self.book:transaction(self.book_results, self, row, results)
   self.at = nil
   if #results == 0 and problem then
@@ -215,6 +199,7 @@ function Run:resume()
       row.remote = row.remote or self.batches.find(self.api, row.detail, row.started, #row.attempts)
       if row.remote then
         self.at = row.id
+        self.book:own_batch(row.id)
         self.book:batch_change(row.id, { remote = row.remote, state = "running" })
         progress.say(("  %s: goes on with batch %s"):format(self.service.name, row.remote))
         self:harvest(row)

@@ -156,6 +156,7 @@ local SQL = {
       detail = coalesce(?, detail) WHERE id = ?]],
   batches = "SELECT id, provider, endpoint, remote, state, started, detail FROM batches WHERE open = 1 ORDER BY id",
   batch_attempts = "SELECT id AS attempt, key, prompt_tokens FROM attempts WHERE batch = ? AND state = 'noted' ORDER BY id",
+  own_batch = "UPDATE attempts SET owner = ? WHERE batch = ? AND state = 'noted'",
   knows_batch = "SELECT 1 FROM batches WHERE remote = ? AND endpoint = ?",
   version = "PRAGMA data_version",
 }
@@ -465,6 +466,27 @@ function Ledger:batches()
   for row in self.s.batches:rows() do list[#list + 1] = row end
   for _, row in ipairs(list) do row.attempts = self:batch_attempts(row.id) end
   return list
+end
+
+---A batch that another process left is waited for by this one.
+---@param id integer
+function Ledger:own_batch(id) self.s.own_batch:run(self.owner, id) end
+
+---Gives up an open batch, by the service's name of it: its calls stay possibly paid, and are free to be asked again.
+---@param remote string
+---@return integer|nil calls nil: no open batch has that name
+function Ledger:give_up(remote)
+  local given
+  self:transaction(function()
+    for _, row in ipairs(self:batches()) do
+      if row.remote == remote then
+        for _, attempt in ipairs(row.attempts) do self:lost(attempt.attempt, "its batch was given up") end
+        self:batch_change(row.id, { state = "given up", open = false })
+        given = (given or 0) + #row.attempts
+      end
+    end
+  end)
+  return given
 end
 
 ---Is this batch of a service one of ours?

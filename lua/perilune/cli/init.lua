@@ -20,6 +20,7 @@ usage: perilune                                  the shell
        perilune ledger [by=stage|model|day|study]   what calls of services cost
        perilune ledger export [FILE]             every call and answer as JSONL
        perilune ledger import FILE               adds those of another ledger
+       perilune ledger give-up BATCH             closes a batch that its service does not know any more
        perilune doctor [openai:MODEL...]         what this machine can do; what a service honours
        perilune serve DIR [key=value ...]        an OpenAI-compatible server for a model on disk
 

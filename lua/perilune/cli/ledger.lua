@@ -1,5 +1,6 @@
 --- perilune ledger [by=stage|model|day|study]: what the calls of services cost.
 --- perilune ledger export [FILE], import FILE: the calls and their answers as JSONL.
+--- perilune ledger give-up BATCH: closes a batch that its service does not know any more.
 local base = require("perilune.core").base
 local cli = require "perilune.cli"
 local ledger = require "perilune.ai.ledger"
@@ -119,13 +120,26 @@ local function import(words)
   return 0
 end
 
+local function give_up(words)
+  if #words ~= 1 then cli.misuse "ledger give-up takes the service's name of a batch" end
+  local l = existing()
+  local calls = l:give_up(words[1])
+  if not calls then error(("%s: no batch %s is open"):format(l.path, words[1]), 0) end
+  progress.say(("%s: %d calls count as possibly paid, and can be asked again"):format(words[1], calls))
+  return 0
+end
+
+local VERBS = { export = export, import = import, ["give-up"] = give_up }
+
 ---@param words string[]
 ---@param flags {json: boolean?}
 return function(words, flags)
   local verb = words[1]
-  if verb == "export" or verb == "import" then
-    if flags.json then cli.misuse(("ledger %s has no --json: it is JSONL already"):format(verb)) end
-    return (verb == "export" and export or import)(table.move(words, 2, #words, 1, {}))
+  if VERBS[verb] then
+    if flags.json then
+      cli.misuse(("ledger %s has no --json%s"):format(verb, verb == "give-up" and "" or ": it is JSONL already"))
+    end
+    return VERBS[verb](table.move(words, 2, #words, 1, {}))
   end
   return summary(words, flags)
 end
