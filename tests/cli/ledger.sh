@@ -91,6 +91,32 @@ PL_LEDGER=$tmp/two.db expect give_up_of_another 1 '' 'no batch batch_2 is open' 
 PL_LEDGER=$tmp/two.db expect give_up 0 '' 'batch_1: 0 calls count as possibly paid' "$bin" ledger give-up batch_1
 PL_LEDGER=$tmp/two.db expect given_up_once 1 '' 'no batch batch_1 is open' "$bin" ledger give-up batch_1
 PL_LEDGER=$tmp/two.db expect give_up_without_a_name 2 '' 'give-up takes' "$bin" ledger give-up
+# The command that an error names, given to a shell, comes to the same ledger.
+gives_up() { # NAME PL_LEDGER PL_HOME SET_HOME ENDS
+  local name=$1 told
+  told=$(cd "$tmp" && PL_LEDGER=$2 PL_HOME=$3 "$bin" -e "
+    if '$4' ~= '' then require('perilune.study.store').set_home('$4') end
+    local ledger = require('perilune.ai.ledger')
+    local l = ledger.default()
+    local id = l:batch { provider = 'openai', endpoint = 'e', detail = 'd' }
+    l:batch_change(id, { remote = [[it's; false]], state = 'running' })
+    print(ledger.command('give-up', [[it's; false]]))")
+  (
+    unset PL_LEDGER PL_HOME
+    perilune() { "$bin" "$@"; }
+    cd "$tmp" && eval "$told"
+  ) >"$tmp/out" 2>"$tmp/err"
+  if [ $? = 0 ] && [[ $told == *"$5" ]] && grep -q "false: 0 calls count" "$tmp/err"; then
+    echo "ok $name"
+  else
+    echo "not ok $name: $told: $(head -c 300 "$tmp/err")"
+  fi
+}
+gives_up command_of_the_usual_ledger '' '' '' "false'"
+gives_up command_of_a_home '' "$tmp/a home" '' "home'"
+gives_up command_of_a_flag '' "$tmp/a home" runs ' --home=runs'
+gives_up command_of_a_ledger "$tmp/a ledger.db" "$tmp/a home" '' "false'"
+expect near_give_up 2 '' 'give-up' "$bin" ledger giveup
 PL_LEDGER=$tmp/two.db expect import_again 0 '' '0 new attempts, 0 brought up to date, 5 known' "$bin" ledger import "$tmp/all.jsonl"
 PL_LEDGER=$tmp/two.db "$bin" ledger >"$tmp/two.txt"
 "$bin" ledger >"$tmp/one.txt"

@@ -201,6 +201,7 @@ T.test("a batch, or its results, that the service knows no more: open until it i
           T.ok(not ok and message:find "does not know batch .* 3 calls may have been paid", message)
           T.ok(not message:find "model's name", message)
           told = message:match "ledger give%-up ([%w_]+)"
+          T.ok(message:find(('"perilune ledger give-up %s --home=%s"'):format(told, store.home()), 1, true), message)
         end
         server:script { next = base.json_array {} }
         T.eq({ creations, #ledger.default():batches() }, { 1, 1 })

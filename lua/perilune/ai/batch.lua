@@ -124,9 +124,9 @@ function Run:look(what, row)
     if i < LOOKS then base.sleep(FIRST_LOOK * 2 ^ i) end
   end
   error(("%s: the service does not know batch %s (%s): the key is of another project, or the batch or its results were "
-    .. "deleted. It stays open in %s, for its %d calls may have been paid for; \"perilune ledger give-up %s\" gives it "
-    .. "up, and the next run asks and pays for them again"):format(self.service.name, row.remote, told[2],
-    self.book.path, #row.attempts, row.remote), 0)
+    .. "deleted. It stays open in %s, for its %d calls may have been paid for; \"%s\" gives it up, and the next "
+    .. "run asks and pays for them again"):format(self.service.name, row.remote, told[2], self.book.path, #row.attempts,
+    ledger.command("give-up", row.remote)), 0)
 end
 
 -- Waits for a batch and books what came back.

@@ -194,6 +194,25 @@ function ledger.path()
   return path and path ~= "" and path or study_store.home() .. "/ledger.db"
 end
 
+-- A word as a shell takes it; the names of batches are a service's, and may hold anything.
+local function shell_word(text)
+  if text:find "^[%w_./=:@%%+-]+$" then return text end
+  return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+---`perilune ledger WORDS` for a shell, with what it takes to come to the same ledger as this process.
+---@param ... string
+---@return string
+function ledger.command(...)
+  local path, home = os.getenv "PL_LEDGER", study_store.home()
+  local words = { "perilune", "ledger", ... }
+  local named = path and path ~= ""
+  if not named and (study_store.override or home ~= "runs") then words[#words + 1] = "--home=" .. home end
+  for i, word in ipairs(words) do words[i] = shell_word(word) end
+  if named then table.insert(words, 1, "PL_LEDGER=" .. shell_word(path)) end
+  return table.concat(words, " ")
+end
+
 local function fail(path, message) error(("%s: %s"):format(path, message), 0) end
 
 -- 256 bits from the system, in hex.

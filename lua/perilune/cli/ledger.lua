@@ -33,7 +33,7 @@ local function summary(words, flags)
   local by = "stage"
   for _, word in ipairs(words) do
     local name, value = word:match "^(%w+)=(.*)$"
-    if name ~= "by" then cli.misuse(options.unknown("word", word, { "by=stage", "export", "import" })) end
+    if name ~= "by" then cli.misuse(options.unknown("word", word, { "by=stage", "export", "import", "give-up" })) end
     by = value
   end
   local known = false
